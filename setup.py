@@ -28,6 +28,8 @@ DIRECTIVES = {
 COMMON = ["-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
 LINK = ["-Wl,-s"] if platform.system() == "Linux" else []
 MACROS = []
+# Register tiles are one inline function, instantiated by calls with literal extents: slow unless inlined.
+INLINE = [("CYTHON_INLINE", "inline __attribute__((always_inline))")]
 if FLAVOUR == "debug":
     COMMON = ["-O1", "-g", "-ffp-contract=fast", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
     LINK = ["-fsanitize=address,undefined"]
@@ -48,17 +50,17 @@ if MACHINE not in ISAS:
     raise SystemExit(f"fastnn builds on x86-64 and aarch64; this machine is {platform.machine()!r}")
 
 
-def extension(name, flags=()):
+def extension(name, flags=(), macros=()):
     return Extension(
         f"fastnn.{name}",
         [f"fastnn/{name.replace('.', '/')}.pyx"],
         extra_compile_args=[*COMMON, *flags],
         extra_link_args=LINK,
-        define_macros=MACROS,
+        define_macros=[*MACROS, *macros],
     )
 
 
-extensions = [extension(f"kernels.{isa}", flags) for isa, flags in ISAS[MACHINE].items()]
+extensions = [extension(f"kernels.{isa}", flags, INLINE) for isa, flags in ISAS[MACHINE].items()]
 extensions += [extension("kernels.cpu"), extension("engine.executor")]
 
 setup(

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 cdef enum:
     MAX_PTRS = 12
-    MAX_SIZES = 24
+    MAX_SIZES = 32
     MAX_SCALARS = 8
 
 

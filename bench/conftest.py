@@ -1,0 +1,108 @@
+"""`pytest bench`: fastnn's kernels and training steps beside NumPy's, on one thread.
+
+Needs the extra `test` and, for the roofs, a C compiler. Each case is a benchmark for pytest-benchmark
+(--benchmark-json, --benchmark-compare and the rest work as always), grouped so that NumPy and fastnn stand
+together. Other processes disturb runs of seconds unequally, so fastnn's cases also time both libraries in
+alternation; those ratios, the rates and the share of the machine's measured roof are in the last table and in
+each benchmark's `extra_info`.
+"""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "FASTNN_NUM_THREADS")
+if "numpy" in sys.modules and any(os.environ.get(name) != "1" for name in THREAD_VARIABLES):
+    raise RuntimeError(f"NumPy came before the limit of one thread; set {'=1 '.join(THREAD_VARIABLES)}=1")
+os.environ |= dict.fromkeys(THREAD_VARIABLES, "1")
+
+import pytest  # noqa: E402
+import roof  # noqa: E402
+
+SUMMARY = pytest.StashKey[list]()
+
+
+def pytest_configure(config):
+    config.stash[SUMMARY] = []
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "race" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.benchmark(max_time=0.2, min_time=1e-4))
+
+
+@pytest.fixture
+def race(benchmark, request) -> Callable[..., None]:
+    """race(library, {"numpy": f, "fastnn": g}, flop=...): benchmarks one of two callables.
+
+    `flop` is the arithmetic of one call; or `nbytes` the memory that one call must read and write at least,
+    in a working set of as many bytes, or of `working_set` where data is both read and written.
+    """
+
+    def run(
+        library: str,
+        contenders: dict[str, Callable[[], object]],
+        *,
+        flop: int = 0,
+        nbytes: int = 0,
+        working_set: int = 0,
+    ) -> None:
+        case = request.node.name.replace(f"{library}-", "", 1).replace(f"[{library}]", "")
+        benchmark.group = case
+        benchmark(contenders[library])
+        if library != "fastnn" or not benchmark.enabled:
+            return
+        seconds = alternate(contenders)
+        if flop:
+            unit, work, limit = "GFLOP/s", flop, roof.gflops()
+        else:
+            unit, work, limit = "GB/s", nbytes, roof.gbytes(working_set or nbytes)
+        rate = work / seconds["fastnn"] / 1e9
+        row = {
+            "fastnn_us": seconds["fastnn"] * 1e6,
+            "numpy_us": seconds["numpy"] * 1e6,
+            "times_numpy": seconds["numpy"] / seconds["fastnn"],
+            unit: rate,
+            "share_of_roof": rate / limit,
+        }
+        benchmark.extra_info |= row
+        request.config.stash[SUMMARY].append((case, unit, row))
+
+    return run
+
+
+def alternate(contenders: dict[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
+    """Median seconds per call of each, from interleaved rounds of at least a millisecond."""
+    single = {name: min(_clock(call, 1) for _ in range(5)) for name, call in contenders.items()}
+    loops = {name: max(1, int(1e-3 / seconds)) for name, seconds in single.items()}
+    times = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, call in contenders.items():
+            times[name].append(_clock(call, loops[name]))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _clock(call: Callable[[], object], loops: int) -> float:
+    start = time.perf_counter()
+    for _ in range(loops):
+        call()
+    return (time.perf_counter() - start) / loops
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    rows = config.stash[SUMMARY]
+    if not rows:
+        return
+    write = terminalreporter.write_line
+    terminalreporter.section("fastnn beside NumPy: one thread, interleaved, medians")
+    width = max(len(case) for case, _, _ in rows)
+    write(f"{'':{width}} {'NumPy µs':>10} {'fastnn µs':>10} {'times NumPy':>12} {'rate':>16} {'of roof':>8}")
+    for case, unit, row in rows:
+        write(
+            f"{case:{width}} {row['numpy_us']:10.2f} {row['fastnn_us']:10.2f} {row['times_numpy']:11.2f}× "
+            f"{row[unit]:8.1f} {unit:7} {row['share_of_roof']:8.0%}"
+        )
+    write(f"Roof of arithmetic: {roof.gflops():.0f} GFLOP/s; of memory: a copy of the same working set.")

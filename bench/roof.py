@@ -1,0 +1,88 @@
+"""What one core of this machine can do at most: measured, to set benchmark results beside.
+
+Two loops in C, compiled when first asked for with the compiler that also builds fastnn: independent fused
+multiply-adds on registers, and a scaled copy over a working set of given size.
+"""
+
+import ctypes
+import functools
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+SOURCE = r"""
+#if defined(__AVX512F__)
+#define BYTES 64
+#elif defined(__AVX__)
+#define BYTES 32
+#else
+#define BYTES 16
+#endif
+typedef float vec __attribute__((vector_size(BYTES)));
+
+/* 12 chains: the product of latency and throughput of FMA units is at most 10 on the cores known. */
+#define EACH(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+#define START(i) vec a##i = x + (float)i;
+#define STEP(i) a##i = a##i * x + y;
+#define GATHER(i) *out += a##i[0];
+long fma_chains(long n, float *out) {
+    vec zero = {0}, x = zero + 0.999f, y = zero + 0.001f;
+    EACH(START)
+    for (long k = 0; k < n; k++) { EACH(STEP) }
+    EACH(GATHER)
+    return n * 12 * (BYTES / 4) * 2;
+}
+
+void scaled_copy(const float *restrict x, float *restrict y, long n, long repeats) {
+    for (long k = 0; k < repeats; k++) {
+        for (long i = 0; i < n; i++) y[i] = x[i] * 1.0001f;
+        __asm__ volatile("" ::: "memory");
+    }
+}
+"""
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory() as folder:
+        source, library = Path(folder, "roof.c"), Path(folder, "roof.so")
+        source.write_text(SOURCE)
+        flags = ["-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC"]
+        subprocess.run([os.environ.get("CC", "cc"), *flags, "-o", library, source], check=True)
+        loaded = ctypes.CDLL(str(library))
+    loaded.fma_chains.restype = ctypes.c_long
+    loaded.fma_chains.argtypes = [ctypes.c_long, ctypes.c_void_p]
+    loaded.scaled_copy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
+    return loaded
+
+
+@functools.cache
+def gflops() -> float:
+    """float32 GFLOP/s of one core: multiply-adds on registers, the best of 20 runs of about a millisecond."""
+    out = np.zeros(1, np.float32)
+    rates = []
+    for _ in range(20):
+        start = time.perf_counter()
+        flop = _library().fma_chains(1_000_000, out.ctypes.data)
+        rates.append(flop / (time.perf_counter() - start))
+    return max(rates) / 1e9
+
+
+@functools.cache
+def gbytes(working_set: int) -> float:
+    """GB/s of one core that reads one array and writes another, `working_set` bytes together: the best of
+    20 runs that each move at least 16 MB."""
+    n = max(working_set // 8, 1024)
+    x, y = np.ones(n, np.float32), np.zeros(n, np.float32)
+    repeats = max(1, 2**24 // (8 * n))
+    copy, source, target = _library().scaled_copy, x.ctypes.data, y.ctypes.data
+    rates = []
+    for _ in range(20):
+        start = time.perf_counter()
+        copy(source, target, n, repeats)
+        rates.append(8 * n * repeats / (time.perf_counter() - start))
+    return max(rates) / 1e9

@@ -1,0 +1,56 @@
+"""fastnn: a minimal deep learning engine for the CPU."""
+
+from __future__ import annotations
+
+from . import data, functional, nn, optim
+from .engine.threads import get_num_threads, set_num_threads
+from .errors import DivergenceError
+from .history import History
+from .io.safetensors import SafetensorsError
+from .rng import manual_seed
+from .trainer import Trainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DivergenceError", "History", "SafetensorsError", "Trainer", "data", "functional", "get_num_threads", "info",
+    "load", "manual_seed", "nn", "optim", "set_num_threads",
+]
+
+
+def info() -> dict[str, object]:
+    """Versions, the instruction set bound and those that this CPU runs, threads, environment variables."""
+    import platform
+
+    import numpy
+
+    from . import config
+    from .kernels.cpu import supported_isas
+    from .kernels.table import ISA
+
+    return {
+        "version": __version__,
+        "isa": ISA,
+        "supported_isas": supported_isas(),
+        "threads": get_num_threads(),
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "machine": platform.machine(),
+        "variables": dict(config.VARIABLES),
+    }
+
+
+def load(path) -> nn.Module:
+    """The model of a safetensors file, rebuilt from the architecture that `Module.save` wrote into its header.
+
+    Raises ValueError if the file has no description (a model of your own classes): build it, then `.load`.
+    """
+    from .io.safetensors import read_header
+    from .nn.describe import build
+
+    description = read_header(path).metadata.get("fastnn.architecture")
+    if description is None:
+        raise ValueError(f"{path} holds parameters but no architecture; build the model and call its load()")
+    model = build(description)
+    model.load(path)
+    return model

@@ -1,0 +1,38 @@
+"""The process of one peer, bound to some CPUs: `python -m fastnn.benchmark.worker PEER NETWORK CPU...`.
+
+Says `{"ready": "name and version"}`, then answers each line of standard input, an epoch count E, with
+`{"losses": [...], "seconds": s}`: it goes back to the first weights, trains one epoch untimed, then E epochs
+on the clock. The losses are the mean of each epoch, the untimed one first. Ends with the input.
+"""
+
+import json
+import os
+import sys
+import time
+
+from .networks import NETWORKS
+from .peers import PEERS
+
+
+def main() -> None:
+    # What a library prints must not mix with the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(**fields) -> None:
+        print(json.dumps(fields), file=answers, flush=True)
+
+    name, network, *cpus = sys.argv[1:]
+    os.sched_setaffinity(0, set(map(int, cpus)))
+    peer = PEERS[name].create(NETWORKS[network], len(cpus))
+    answer(ready=PEERS[name].version)
+    for line in sys.stdin:
+        peer.reset()
+        losses = list(peer.train(1))
+        start = time.perf_counter()
+        losses += peer.train(int(line))
+        answer(seconds=time.perf_counter() - start, losses=list(map(float, losses)))
+
+
+if __name__ == "__main__":
+    main()

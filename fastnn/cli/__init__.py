@@ -1,0 +1,115 @@
+"""The command `fastnn`: parsing, dispatch, and what every error looks like.
+
+A user's error is one line on stderr, `fastnn: error: ...`, and exit status 2. Ctrl-C ends with 130,
+a closed pipe with 141, as in a shell. Commands live in modules of their own, imported when run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import NoReturn
+
+from fastnn.cli import options
+
+TRAIN_EXAMPLE = """\
+examples:
+  fastnn train                                    the bundled digits, in a few seconds
+  fastnn train --data wine.csv --target quality --task regression --epochs 100
+  fastnn train --data mnist/ --hidden 512,256 --batch-size 128 --output mnist.safetensors
+
+data: a CSV file with a header, an .npz file with arrays X and y, or a folder of MNIST-style
+idx(.gz) files. A fifth of the samples is held out for the final test, always the same ones,
+unless the folder has its own t10k files; a tenth of the rest validates each epoch.
+"""
+
+PREDICT_EXAMPLE = """\
+examples:
+  fastnn predict digits.safetensors               the bundled digits
+  fastnn predict wine.safetensors --data new.csv --output predictions.csv
+
+The columns of a CSV file are matched by name: any order, others ignored, the target not needed.
+Columns of .npz and idx files are matched by position; of a folder with t10k files, those are used.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise options.UsageError(f"{message} (see {self.prog} --help)")
+
+
+def build_parser() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(
+        prog="fastnn",
+        description="Train and run neural networks on the CPU.",
+        epilog="example: fastnn train && fastnn predict digits.safetensors",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, summary: str, epilog: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=summary[0].upper() + summary[1:] + ".",
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    options.add_train(add("train", "train a network on a data file, or on the bundled digits", TRAIN_EXAMPLE))
+    options.add_predict(add("predict", "apply a trained model to a data file", PREDICT_EXAMPLE))
+    add("info", "tell the version, the instruction set and the threads", "example: fastnn info")
+    # Its own parser takes over, see main(): listed here for --help.
+    add("bench", "compare the speed with NumPy and other libraries here", "example: fastnn bench")
+    return parser
+
+
+def run(argv: list[str]) -> int:
+    """Parse and run one command. Returns its exit status; errors are raised."""
+    if argv[:1] == ["bench"]:
+        from fastnn import benchmark
+
+        return benchmark.main(argv[1:])
+    args = build_parser().parse_args(argv)
+    if args.command == "train":
+        from fastnn.cli import train
+
+        return train.run(args)
+    if args.command == "predict":
+        from fastnn.cli import predict
+
+        return predict.run(args)
+    import fastnn
+
+    for name, value in fastnn.info().items():
+        if isinstance(value, dict):
+            value = "".join(f"\n  {key}: {meaning}" for key, meaning in value.items())
+        elif isinstance(value, (list, tuple)):
+            value = ", ".join(map(str, value))
+        print(f"{name}: {value}")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Console entry point: run a command and turn errors into a line and a status."""
+    try:
+        status = run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would flush once more at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("fastnn: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        message = options.user_message(error)
+        if message is None:
+            raise
+        print(f"fastnn: error: {message}", file=sys.stderr)
+        return 2

@@ -1,0 +1,124 @@
+"""The options of each command, their checks, and the checks that need the disk."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+class UsageError(ValueError):
+    """A command line that cannot be run."""
+
+
+def user_message(error: Exception) -> str | None:
+    """One line for an error that the user can mend; None for a defect, which deserves its traceback."""
+    if isinstance(error, OSError):
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    elif isinstance(error, MemoryError):
+        text = f"not enough memory {error}"
+    elif isinstance(error, ValueError):
+        text = str(error)
+    else:
+        from fastnn import DivergenceError
+
+        if not isinstance(error, DivergenceError):
+            return None
+        text = str(error)
+    return " ".join(text.splitlines())
+
+
+def _integer(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) < 2**63:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, found {text!r}")
+        return int(text)
+
+    return parse
+
+
+def _float(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, found {text!r}") from None
+
+
+def _positive(text: str) -> float:
+    if not 0 < (value := _float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text!r}")
+    return value
+
+
+def _rate(text: str) -> float:
+    if not 0 <= (value := _float(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected a probability, 0 or above and below 1, found {text!r}")
+    return value
+
+
+def _widths(text: str) -> list[int]:
+    if text == "none":
+        return []
+    return [_integer(1)(width.strip()) for width in text.split(",")]
+
+
+def add_train(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data", type=Path, metavar="FILE", help="what to learn from (default: the bundled digits)")
+    add("--target", metavar="COLUMN", help="column to predict, for CSV")
+    add(
+        "--task",
+        choices=("classification", "regression"),
+        help="default: classification for integer or text targets, else regression",
+    )
+    add(
+        "--hidden",
+        type=_widths,
+        default=[128, 64],
+        metavar="N,N,...",
+        help="widths of the hidden layers, or none for a linear model (default: 128,64)",
+    )
+    add("--activation", default="relu", metavar="NAME", help="after each hidden layer (default: relu)")
+    add(
+        "--dropout",
+        type=_rate,
+        default=0.2,
+        metavar="P",
+        help="probability of dropping a hidden unit's output in training (default: 0.2)",
+    )
+    add("--epochs", type=_integer(1), default=20, metavar="N", help="passes over the data (default: 20)")
+    add("--batch-size", type=_integer(1), default=32, metavar="N", help="samples per iteration (default: 32)")
+    add("--lr", type=_positive, default=1e-3, metavar="RATE", help="learning rate (default: 0.001)")
+    add("--optimizer", default="adam", metavar="NAME", help="sgd, adamw, rmsprop, ... (default: adam)")
+    add("--seed", type=_integer(0), default=0, metavar="N", help="of weights, order and dropout (default: 0)")
+    add("--threads", type=_integer(1), metavar="N", help="default: FASTNN_NUM_THREADS, else what is allowed")
+    add(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="model file to write (default: the data's name with .safetensors, in this folder)",
+    )
+
+
+def add_predict(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="model file written by train")
+    add("--data", type=Path, metavar="FILE", help="file or folder of samples (default: the bundled digits)")
+    add("--output", type=Path, metavar="FILE", help="CSV file to write (default: print them)")
+
+
+def check_output(path: Path, *inputs: Path | None) -> None:
+    """Make sure, before any work, that `path` can be written and is none of the inputs."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"--output {path}: not a regular file")
+    if not path.parent.is_dir():
+        raise UsageError(f"--output {path}: no such folder: {path.parent}")
+    if path.exists() and any(source and source.exists() and path.samefile(source) for source in inputs):
+        raise UsageError(f"--output {path}: would overwrite the input")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"--output {path}: cannot write to this folder: {error.strerror}") from None

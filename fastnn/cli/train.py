@@ -1,0 +1,172 @@
+"""`fastnn train`: a data file in, a multi-layer perceptron in a safetensors file out."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import fastnn
+from fastnn import Trainer, data, datasets, nn, optim
+from fastnn.cli.options import check_output
+from fastnn.cli.predict import predict_outputs
+
+SPLIT_SEED = 0  # not --seed: the same samples are held out whatever is tried
+TEST_SIZE, VALIDATION_SIZE = 0.2, 0.1
+
+
+@dataclass
+class Part:
+    """Samples ready for the network: X standardised float32, y class indices or scaled float32."""
+
+    X: np.ndarray
+    y: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, test and save as the arguments say. Returns the exit status."""
+    output = args.output or Path(f"{args.data.resolve().stem if args.data else 'digits'}.safetensors")
+    check_output(output, args.data)
+    nn.activation(args.activation)
+    optimizer = optim.optimizer(args.optimizer, lr=args.lr)
+
+    source = data.read(args.data, args.target, args.task) if args.data else _digits(args)
+    train, validation, test, preprocessing = prepare(source, args.task is not None)
+    fastnn.manual_seed(args.seed)
+    model = build_model(args, train.X.shape[1], len(source.classes) or train.y.shape[1])
+    classify = source.task == "classification"
+    trainer = Trainer(
+        model,
+        loss=nn.CrossEntropyLoss() if classify else nn.MSELoss(),
+        optimizer=optimizer,
+        metrics=["accuracy"] if classify else [],
+        seed=args.seed,
+        num_threads=args.threads,
+    )
+    _describe(args, source, model, trainer, train, validation, test)
+    try:
+        interrupted = trainer.fit(
+            train.X,
+            train.y,
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            validation_data=(validation.X, validation.y),
+        ).interrupted
+    except KeyboardInterrupt:  # as fit began or returned
+        interrupted = True
+    if not interrupted:
+        print(_test_line(trainer, model, test, preprocessing))
+    model.save(output, metadata=preprocessing.to_metadata())
+    print(f"{'interrupted: the model so far is saved in' if interrupted else 'saved'} {output}")
+    return 130 if interrupted else 0
+
+
+def _digits(args: argparse.Namespace) -> data.Dataset:
+    if args.target is not None or args.task == "regression":
+        raise data.DataError("--target and --task regression need --data: the bundled digits are classes")
+    return datasets.digits()
+
+
+def prepare(source: data.Dataset, task_given: bool) -> tuple[Part, Part, Part, data.Preprocessing]:
+    """Split into training, validation and test parts, standardised with the training part's statistics.
+
+    Raises DataError for fewer than five samples, fewer than two to a class, or fewer than five to a
+    class where the task was not given but inferred from integers.
+    """
+    n = len(source.X)
+    if n < 5:
+        raise data.DataError(f"{source.source}: {n} samples; at least 5 are needed to train and to test")
+    # Integers may be labels or quantities: guessed labels must look like labels.
+    guessed = not task_given and all(isinstance(label, int) for label in source.classes)
+    if len(source.classes) * (5 if guessed else 2) > n:
+        raise data.DataError(
+            f"{source.source}: {len(source.classes)} classes in {n} samples; "
+            f"if the target is a quantity, use --task regression{', else --task classification' * guessed}"
+        )
+    X, y = source.X, source.y
+    if source.held_out is None:
+        X, X_test, y, y_test = data.train_test_split(X, y, TEST_SIZE, SPLIT_SEED)
+    else:
+        X_test, y_test = source.held_out.X, source.held_out.y
+    X, X_validation, y, y_validation = data.train_test_split(X, y, VALIDATION_SIZE, SPLIT_SEED)
+    preprocessing = data.Preprocessing(
+        source.task,
+        source.feature_names,
+        source.classes,
+        data.Standardizer.fit(X),
+        None if source.classes else data.Standardizer.fit(y),
+    )
+
+    def part(X: np.ndarray, y: np.ndarray) -> Part:
+        target = preprocessing.target
+        return Part(preprocessing.features.transform(X), y if target is None else target.transform(y))
+
+    return part(X, y), part(X_validation, y_validation), part(X_test, y_test), preprocessing
+
+
+def build_model(args: argparse.Namespace, n_features: int, n_outputs: int) -> nn.Sequential:
+    """Linear, activation and dropout for each hidden width, then a linear output layer."""
+    layers, width = [], n_features
+    for hidden in args.hidden:
+        layers += [nn.Linear(width, hidden), nn.activation(args.activation)]
+        layers += [nn.Dropout(args.dropout)] if args.dropout else []
+        width = hidden
+    return nn.Sequential(*layers, nn.Linear(width, n_outputs))
+
+
+def _describe(
+    args: argparse.Namespace,
+    source: data.Dataset,
+    model: nn.Sequential,
+    trainer: Trainer,
+    train: Part,
+    validation: Part,
+    test: Part,
+) -> None:
+    info = fastnn.info()
+    n_features = train.X.shape[1]
+    outputs = f"{len(source.classes)} classes" if source.classes else f"{train.y.shape[1]} target(s)"
+    iterations = data.iterations_per_epoch(len(train), args.batch_size)
+    short = len(train) - (iterations - 1) * args.batch_size
+    last = f" (the last of {short})" if short < args.batch_size else ""
+    batch_size = min(args.batch_size, len(train))
+    memory = trainer.program(batch_size=batch_size, input_shape=(n_features,)).memory
+    parts = ", ".join(f"{kind} {_bytes(n)}" for kind, n in memory.items() if kind != "total" and n)
+    print(f"fastnn {info['version']}, {info['isa']}, {args.threads or info['threads']} thread(s)")
+    print(f"data: {source.source}, {n_features} features, {source.task}, {outputs}")
+    print(f"samples: {len(train)} to train, {len(validation)} to validate, {len(test)} to test")
+    if not source.classes:
+        print("targets are standardised for training: a loss of 1 is that of always predicting the mean")
+    print(model.summary((n_features,)))
+    print(f"planned memory: {_bytes(memory['total'])} ({parts})")
+    print(
+        f"iterations: {len(train)} samples in batches of {args.batch_size} = {iterations} per epoch{last}, "
+        f"{iterations * args.epochs} in {args.epochs} epoch(s)"
+    )
+    print(f"optimizer: {args.optimizer}, learning rate {args.lr:g}, seed {args.seed}")
+
+
+def _bytes(n: int) -> str:
+    for unit in ("B", "KB", "MB"):
+        if n < 1000:
+            return f"{n:.4g} {unit}"
+        n /= 1000
+    return f"{n:.4g} GB"
+
+
+def _test_line(trainer: Trainer, model: nn.Module, test: Part, preprocessing: data.Preprocessing) -> str:
+    if preprocessing.target is None:
+        accuracy = trainer.evaluate(test.X, test.y)["accuracy"]
+        return f"test accuracy {accuracy:.4f} on {len(test)} held-out samples"
+    y = preprocessing.target.inverse(test.y)
+    error = y - preprocessing.target.inverse(predict_outputs(model, test.X))
+    rmse = np.sqrt(np.square(error).mean())
+    # R2 of 1 is perfect, 0 is as good as the mean of the test targets
+    spread = np.square(y - y.mean(axis=0)).sum()
+    r2 = f"R2 {1 - np.square(error).sum() / spread:.4f}, " if spread else ""
+    return f"test {r2}RMSE {rmse:.6g} (in units of the target) on {len(test)} held-out samples"

@@ -1,0 +1,323 @@
+"""The executor: runs a flat array of kernel calls, over one batch or a whole epoch, without the GIL.
+
+Every thread of the team walks the same instructions and meets the others at a barrier behind each. Python is
+entered only to look for Ctrl-C, about every 50 ms, and for ops that the user wrote in NumPy.
+"""
+
+from cpython.buffer cimport PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.ref cimport PyObject
+from libc.math cimport isfinite
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+from libc.time cimport time_t
+
+import numpy as np
+
+from fastnn.kernels.abi cimport MAX_PTRS, MAX_SCALARS, MAX_SIZES, Context, Instr, kernel_t
+
+include "team.pxi"
+include "../kernels/philox.pxi"
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        time_t tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *t)
+    int CLOCK_MONOTONIC
+
+cdef enum:
+    RUNNING = 0
+    DIVERGED = 1          # the loss is not finite
+    INTERRUPTED = 2       # a signal handler or a NumPy op raised
+
+cdef double SIGNAL_PERIOD = 0.05      # seconds between looks for Ctrl-C
+cdef double SLOW = 0.02               # an iteration that takes longer is also looked into between instructions
+
+
+cdef inline double now() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <double>t.tv_sec + 1e-9 * <double>t.tv_nsec
+
+
+# Everything that the threads of one run share.
+cdef struct Run:
+    const Instr *code
+    int64_t begin, update, end      # instructions [begin, update) find the gradients, [update, end) apply them
+    Context ctx
+    const int64_t *rows
+    const double *rates
+    int64_t batch_size, batches, done
+    const float *loss
+    const float *weight
+    const float **sums               # further results that are added up over the batches
+    double *totals                   # Σ loss·weight, Σ weight, then one for each of sums
+    int64_t n_sums
+    double checked                   # when signals were last looked at
+    bint slow
+    int status
+    PyObject *owner
+
+
+cdef void look_for_signals(Run *run) noexcept nogil:
+    cdef double t = now()
+    if t - run.checked < SIGNAL_PERIOD:
+        return
+    run.checked = t
+    with gil:
+        try:
+            PyErr_CheckSignals()
+        except BaseException as error:
+            (<Executor>run.owner).error = error
+            run.status = INTERRUPTED
+
+
+# One pass over [begin, end); thread 0 also looks for signals where iterations are long.
+cdef inline bint walk(Run *run, int64_t begin, int64_t end, int tid, int nthreads) noexcept nogil:
+    cdef int64_t i
+    for i in range(begin, end):
+        run.code[i].kernel(&run.code[i], &run.ctx, tid, nthreads)
+        if run.slow and tid == 0:
+            look_for_signals(run)
+        team_barrier(tid, nthreads)
+        if run.status != RUNNING:
+            return False
+    return True
+
+
+cdef void run_batches_body(void *arg, int tid, int nthreads) noexcept nogil:
+    cdef Run *run = <Run*>arg
+    cdef int64_t batch, k
+    cdef double weight, started = 0.0
+    for batch in range(run.batches):
+        if tid == 0:
+            started = now()
+            run.ctx.rows = run.rows + batch * run.batch_size if run.rows != NULL else NULL
+            if run.rows == NULL and batch > 0:
+                run.ctx.first_row += run.batch_size
+            if run.rates != NULL:
+                run.ctx.lr = run.rates[batch]
+                run.ctx.step += 1
+        team_barrier(tid, nthreads)
+        if not walk(run, run.begin, run.update, tid, nthreads):
+            return
+        # Only thread 0 reads the loss; the others learn its verdict behind the barrier.
+        if tid == 0 and run.loss != NULL:
+            if run.rates != NULL and not isfinite(run.loss[0]):
+                run.status = DIVERGED
+            else:
+                weight = <double>run.weight[0]
+                run.totals[0] += <double>run.loss[0] * weight
+                run.totals[1] += weight
+                for k in range(run.n_sums):
+                    run.totals[2 + k] += <double>run.sums[k][0]
+        if tid == 0 and run.slow:
+            look_for_signals(run)
+        team_barrier(tid, nthreads)
+        if run.status != RUNNING:
+            return
+        # From here to the end of the iteration nothing stops it: parameters are never half updated.
+        for k in range(run.update, run.end):
+            run.code[k].kernel(&run.code[k], &run.ctx, tid, nthreads)
+            team_barrier(tid, nthreads)
+        if tid == 0:
+            run.done += 1
+            run.slow = now() - started > SLOW
+            look_for_signals(run)
+        team_barrier(tid, nthreads)
+        if run.status != RUNNING:
+            return
+
+
+cdef void run_once_body(void *arg, int tid, int nthreads) noexcept nogil:
+    cdef Run *run = <Run*>arg
+    walk(run, run.begin, run.end, tid, nthreads)
+
+
+# The kernel of ops written in Python. ptr[0] is the callable, which knows its arrays.
+cdef void call_python(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    if tid != 0:
+        return
+    with gil:
+        try:
+            (<object>ins.ptr[0])()
+        except BaseException as error:
+            (<Executor>ins.ptr[1]).fail(error)
+
+
+PYTHON_KERNEL = <size_t>&call_python
+
+
+cdef class Executor:
+    """A compiled program: `calls` is a list of (kernel address, pointers, sizes, scalars)."""
+
+    cdef Instr *code
+    cdef readonly int64_t length
+    cdef object error
+    cdef object alive
+    cdef Run run_state
+
+    def __cinit__(self, list calls, alive=None):
+        cdef int64_t i, k
+        self.length = len(calls)
+        self.alive = alive                     # whatever owns the memory that the pointers point into
+        self.code = <Instr*>calloc(max(self.length, 1), sizeof(Instr))
+        if self.code == NULL:
+            raise MemoryError(f"no memory for a program of {self.length} instructions")
+        for i, (address, ptrs, sizes, scalars) in enumerate(calls):
+            if len(ptrs) > MAX_PTRS or len(sizes) > MAX_SIZES or len(scalars) > MAX_SCALARS:
+                raise ValueError(f"instruction {i} has too many operands: {ptrs}, {sizes}, {scalars}")
+            self.code[i].kernel = <kernel_t><size_t>address
+            for k in range(len(ptrs)):
+                self.code[i].ptr[k] = <void*><size_t>ptrs[k]
+            for k in range(len(sizes)):
+                self.code[i].size[k] = sizes[k]
+            for k in range(len(scalars)):
+                self.code[i].scalar[k] = scalars[k]
+
+    def __dealloc__(self):
+        free(self.code)
+
+    cdef void fail(self, error):
+        self.error = error
+        self.run_state.status = INTERRUPTED
+
+    def set_python(self, int64_t i, function):
+        """Make instruction i call `function()`; the caller keeps it alive."""
+        self.code[i].kernel = call_python
+        self.code[i].ptr[0] = <void*>function
+        self.code[i].ptr[1] = <void*>self
+
+    def bind(self, int64_t i, int64_t slot, size_t address):
+        """Point operand `slot` of instruction i to `address`."""
+        self.code[i].ptr[slot] = <void*>address
+
+    def bind_source(self, int64_t i, size_t address, int64_t row_bytes, int64_t dtype):
+        """Let the gather instruction i read rows from `address`."""
+        self.code[i].ptr[1] = <void*>address
+        self.code[i].size[2] = row_bytes
+        self.code[i].size[3] = dtype
+
+    def run(self, int64_t begin, int64_t end, int nthreads=1, uint64_t seed=0, int64_t step=0):
+        """Run instructions [begin, end) once, over rows 0, 1, 2, … of bound sources."""
+        cdef Run *run = &self.run_state
+        self._begin(run, begin, end, end)
+        run.ctx.seed = seed
+        run.ctx.step = step
+        with nogil:
+            team_run(run_once_body, run, nthreads)
+        self._raise()
+
+    def run_batches(self, int64_t begin, int64_t update, int64_t end, *, int64_t batch_size, int64_t batches,
+                    rows=None, int64_t first_row=0, rates=None, uint64_t seed=0, int64_t step=0,
+                    size_t loss=0, size_t weight=0, sums=(), int nthreads=1):
+        """Run `batches` iterations; returns (iterations done, totals, diverged, error).
+
+        rows: int64 array of at least batches·batch_size row numbers, or None for consecutive rows.
+        rates: float64 array, the learning rate of each iteration; None where nothing is updated.
+        loss, weight, sums: addresses of float results. totals[0] = Σ loss·weight, totals[1] = Σ weight,
+        totals[2:] = Σ of each of sums.
+        """
+        cdef Run *run = &self.run_state
+        cdef const int64_t[::1] row_view
+        cdef const double[::1] rate_view
+        cdef const float *pointers[16]
+        cdef double totals[18]
+        cdef int64_t k
+        if len(sums) > 16:
+            raise ValueError(f"at most 16 metrics, found {len(sums)}")
+        self._begin(run, begin, update, end)
+        if rows is not None:
+            row_view = rows
+            if row_view.shape[0] < batches * batch_size:
+                raise ValueError(f"{row_view.shape[0]} row numbers for {batches} batches of {batch_size}")
+            run.rows = &row_view[0]
+        if rates is not None:
+            rate_view = rates
+            if rate_view.shape[0] < batches:
+                raise ValueError(f"{rate_view.shape[0]} learning rates for {batches} iterations")
+            run.rates = &rate_view[0]
+        for k in range(len(sums)):
+            pointers[k] = <const float*><size_t>sums[k]
+        for k in range(18):
+            totals[k] = 0.0
+        run.ctx.seed = seed
+        run.ctx.step = step
+        run.ctx.first_row = first_row
+        run.batch_size = batch_size
+        run.batches = batches
+        run.loss = <const float*>loss
+        run.weight = <const float*>weight
+        run.sums = pointers
+        run.totals = totals
+        run.n_sums = len(sums)
+        with nogil:
+            team_run(run_batches_body, run, nthreads)
+        error, self.error = self.error, None
+        return run.done, [totals[k] for k in range(2 + run.n_sums)], run.status == DIVERGED, error
+
+    cdef _begin(self, Run *run, int64_t begin, int64_t update, int64_t end):
+        if not 0 <= begin <= update <= end <= self.length:
+            raise ValueError(f"instructions {begin}..{update}..{end} of a program of {self.length}")
+        memset(run, 0, sizeof(Run))
+        run.code = self.code
+        run.begin = begin
+        run.update = update
+        run.end = end
+        run.checked = now()
+        run.owner = <PyObject*>self
+
+    cdef _raise(self):
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+
+
+def address_of(array) -> int:
+    """Address of the first element of an object with the buffer protocol (no NumPy C API)."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(array, &view, PyBUF_STRIDED_RO)
+    address = <size_t>view.buf
+    PyBuffer_Release(&view)
+    return address
+
+
+def permutation(int64_t n, uint64_t seed, int64_t epoch):
+    """The shuffled order of an epoch: int64 array of 0 … n-1 (Fisher and Yates, on Philox).
+
+    A function of (n, seed, epoch) alone: not of the machine, the threads or NumPy's version.
+    """
+    cdef int64_t[::1] order
+    cdef uint32_t words[64]
+    cdef int64_t i, j, k = 0, other
+    cdef double u
+    result = np.empty(n, dtype=np.int64)
+    order = result
+    with nogil:
+        for i in range(n):
+            order[i] = i
+        for i in range(n - 1, 0, -1):
+            if k % 32 == 0:
+                philox16(words, <uint64_t>(k // 2), <uint32_t>epoch, 0x5348FFFF, seed)
+            # 53 random bits scaled to [0, i]
+            u = <double>((<uint64_t>words[k % 32] << 21) ^ (words[k % 32 + 32] >> 11)) * (1.0 / 9007199254740992.0)
+            j = <int64_t>(u * <double>(i + 1))
+            other = order[i]
+            order[i] = order[j]
+            order[j] = other
+            k += 1
+    return result
+
+
+def random_uniform(float[::1] out, uint64_t seed, uint32_t stream):
+    """Fill `out` with uniform numbers of [0, 1) in 24 bits; a function of (seed, stream, index)."""
+    cdef uint32_t words[64]
+    cdef int64_t i = 0, j, n = out.shape[0]
+    with nogil:
+        while i < n:
+            philox16(words, <uint64_t>(i // 4), stream, 0x494E4954, seed)
+            for j in range(64 if n - i > 64 else n - i):
+                out[i + j] = <float>(words[j] >> 8) * <float>(1.0 / 16777216.0)
+            i += 64

@@ -1,0 +1,71 @@
+"""The op table: everything the passes know of an op is its row here.
+
+Adding an op is four steps: a row in one of these files, a float64 reference in tests/reference.py, a kernel
+in fastnn/kernels/, a `check_op` case in tests/test_ops.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..tensor import Out, Tensor, current
+
+
+@dataclass(frozen=True)
+class Instr:
+    """A kernel call before it has addresses. Pointers are (tensor, result index), offset tuples or None."""
+
+    kernel: str
+    ptrs: tuple
+    sizes: tuple[int, ...] = ()
+    scalars: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Op:
+    """One row of the table.
+
+    infer: (inputs, attrs) → shapes and dtypes of the results; raises ValueError with the shapes it found.
+    lower: node → kernel calls, outputs first; None for nodes that compute nothing.
+    vjp: (node, gradient of result 0) → a gradient or None for each input; None where there is no gradient.
+    alias: the result is input 0's memory under another shape.
+    inplace: inputs whose memory the result may take over when they are not read again.
+    """
+
+    infer: Callable[[tuple[Tensor, ...], dict[str, Any]], list[Out]]
+    lower: Callable[[Tensor], list[Instr]] | None
+    vjp: Callable[[Tensor, Tensor], tuple[Tensor | None, ...]] | None = None
+    alias: bool = False
+    inplace: tuple[int, ...] = ()
+
+
+OPS: dict[str, Op] = {}
+
+
+def apply(op: str, *inputs: Tensor, **attrs) -> Tensor:
+    """Record `op` on symbolic inputs; shape errors name the layer that is being traced."""
+    trace = current()
+    try:
+        outs = OPS[op].infer(inputs, attrs)
+    except ValueError as error:
+        raise ValueError(f"{trace.where() if trace else ''}{error}") from None
+    return Tensor(op, inputs, attrs, outs, trace.layer if trace else "")
+
+
+def item(node: Tensor, index: int) -> Tensor:
+    """Result `index` ≥ 1 of a node with several results."""
+    return Tensor("item", (node,), {"index": index}, [node.outs[index]], node.layer)
+
+
+def same_as_first(inputs: tuple[Tensor, ...], attrs: dict[str, Any]) -> list[Out]:
+    """infer for ops whose result looks like input 0."""
+    return [inputs[0].outs[0]]
+
+
+for _source in ("input", "parameter", "constant"):
+    OPS[_source] = Op(infer=same_as_first, lower=None)
+OPS["item"] = Op(infer=same_as_first, lower=None, alias=True)
+
+from . import elementwise, linalg, loss, numpy_op, random, reduce, shape, unary  # noqa: E402, F401

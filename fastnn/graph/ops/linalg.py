@@ -1,0 +1,104 @@
+"""Matrix products: one op, whose attributes say what is transposed and what its epilogue does."""
+
+from __future__ import annotations
+
+from ...kernels.table import packed_size
+from ..tensor import Out, Tensor, size_of
+from . import OPS, Instr, Op, apply
+from .elementwise import unbroadcast
+from .unary import KINDS
+
+# Epilogues of the gemm kernel (kernels/gemm.pxi).
+NONE, ACTIVATION, GRADIENT = 0, 1, 2
+
+
+def matrix_extents(a: Tensor, b: Tensor, ta: bool, tb: bool) -> tuple[int, int, int]:
+    """m, n, k of one product."""
+    m, k = a.shape[-2:] if not ta else a.shape[:-3:-1]
+    return m, b.shape[-2] if tb else b.shape[-1], k
+
+
+def _matmul_infer(inputs, attrs) -> list[Out]:
+    """a (…, m, k) · b (k, n) → (…, m, n), or batches (B, m, k) · (B, k, n); ta, tb: stored transposed."""
+    a, b = inputs[:2]
+    m, n, k = matrix_extents(a, b, attrs["ta"], attrs["tb"])
+    kb = b.shape[-1] if attrs["tb"] else b.shape[-2]
+    if k != kb:
+        raise ValueError(
+            f"matmul of {a.shape}{'ᵀ' if attrs['ta'] else ''} and {b.shape}{'ᵀ' if attrs['tb'] else ''}: "
+            f"{k} columns meet {kb} rows"
+        )
+    out = Out((*a.shape[:-2], m, n))
+    return [out, out] if attrs.get("pre") else [out]
+
+
+def _strides(x: Tensor, transposed: bool) -> tuple[int, int]:
+    """Element strides along the product's rows and columns of one stored matrix."""
+    return (1, x.shape[-1]) if transposed else (x.shape[-1], 1)
+
+
+def _matmul_lower(node: Tensor) -> list[Instr]:
+    a, b = node.inputs[:2]
+    attrs = node.attrs
+    ta = attrs["ta"]
+    packed = b.op == "pack"
+    stored = b.inputs[0] if packed else b
+    m, n, k = matrix_extents(a, stored, ta, attrs["tb"])
+    batch, shared = size_of(a.shape[:-2]), stored.ndim == 2
+    a_batch = 0 if a.ndim == 2 else a.shape[-1] * a.shape[-2]
+    b_batch = 0 if shared else b.size // size_of(stored.shape[:-2])
+    if batch > 1 and shared and not ta:          # rows of all batch items against one matrix: one product
+        m, batch = m * batch, 1
+    a_m, a_k = _strides(a, ta)
+    b_k = 0 if packed else n
+    extra = list(node.inputs[2:])
+    bias = extra.pop(0) if attrs.get("bias") else None
+    saved = extra.pop(0) if attrs.get("epilogue") == GRADIENT else None
+    pre = (node, 1) if attrs.get("pre") else None
+    sizes = (m, n, k, n, a_m, a_k, b_k, 1, batch, m * n, a_batch, b_batch, 0)
+    kind = KINDS[attrs["act"]].number if attrs.get("act") else 0
+    return [
+        Instr(
+            "gemm",
+            ((node, 0), pre, a, b, bias, saved),
+            (*sizes, attrs.get("epilogue", NONE), kind),
+            (attrs.get("alpha", 0.0),),
+        )
+    ]
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x if x.ndim == 2 else apply("reshape", x, shape=(x.size // x.shape[-1], x.shape[-1]))
+
+
+def matmul(a: Tensor, b: Tensor, ta: bool = False, tb: bool = False) -> Tensor:
+    """The bare product of (…, m, k) and (k, n) or (B, k, n)."""
+    return apply("matmul", a, b, ta=ta, tb=tb)
+
+
+def _matmul_vjp(node: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+    """dA = dY·Bᵀ and dB = Aᵀ·dY, with the stored transpositions carried through."""
+    a, b = node.inputs
+    ta, tb = node.attrs["ta"], node.attrs["tb"]
+    da = matmul(b, dy, tb, True) if ta else matmul(dy, b, False, not tb)
+    if b.ndim == 2 and a.ndim > 2 and not ta:    # every row of every batch item met the same matrix
+        a, dy = _flat(a), _flat(dy)
+    db = matmul(dy, a, True, ta) if tb else matmul(a, dy, not ta, False)
+    return unbroadcast(da, node.inputs[0].shape), unbroadcast(db, b.shape)
+
+
+def _pack_infer(inputs, attrs) -> list[Out]:
+    (b,) = inputs
+    k, n = b.shape[-2:] if not attrs["tb"] else b.shape[:-3:-1]
+    return [Out((*b.shape[:-2], packed_size(n, k)))]
+
+
+def _pack_lower(node: Tensor) -> list[Instr]:
+    (b,) = node.inputs
+    k, n = b.shape[-2:] if not node.attrs["tb"] else b.shape[:-3:-1]
+    b_k, b_n = _strides(b, node.attrs["tb"])
+    return [Instr("pack", ((node, 0), b), (n, k, b_k, b_n, size_of(b.shape[:-2]), n * k))]
+
+
+OPS["matmul"] = Op(infer=_matmul_infer, lower=_matmul_lower, vjp=_matmul_vjp)
+OPS["pack"] = Op(infer=_pack_infer, lower=_pack_lower)

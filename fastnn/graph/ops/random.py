@@ -1,0 +1,18 @@
+"""Dropout. The number of the dropout in its program is part of the counter, so each one draws its own mask."""
+
+from __future__ import annotations
+
+from ..tensor import Tensor
+from . import OPS, Instr, Op, apply, same_as_first
+
+
+def _lower(node: Tensor) -> list[Instr]:
+    sizes = (node.size, node.attrs["number"])
+    return [Instr("dropout", ((node, 0), node.inputs[0]), sizes, (node.attrs["p"],))]
+
+
+def _vjp(node: Tensor, dy: Tensor) -> tuple[Tensor]:
+    return (apply("dropout", dy, p=node.attrs["p"], number=node.attrs["number"]),)
+
+
+OPS["dropout"] = Op(infer=same_as_first, lower=_lower, vjp=_vjp, inplace=(0,))

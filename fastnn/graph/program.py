@@ -1,0 +1,233 @@
+"""Programs: a planned graph lowered to a flat list of kernel calls with addresses, ready for the executor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .. import config
+from ..engine.executor import Executor, address_of
+from ..kernels.table import KERNELS
+from .fuse import Graph
+from .ops import OPS, Instr
+from .plan import ALIGN, Place, Plan, align, bytes_of
+from .tensor import INT, Tensor
+
+
+def aligned_zeros(nbytes: int) -> np.ndarray:
+    """A zeroed byte array that starts on a cache line."""
+    raw = np.zeros(nbytes + ALIGN, dtype=np.uint8)
+    start = -address_of(raw) % ALIGN
+    return raw[start : start + nbytes]
+
+
+def place_constants(graph: Graph) -> tuple[dict[int, Place], np.ndarray]:
+    """Put the numbers of all constant nodes side by side: their places, and the bytes."""
+    places, offset = {}, 0
+    nodes = [node for node in graph.nodes if node.op == "constant"]
+    for node in nodes:
+        places[node.id] = Place("constants", offset)
+        offset += align(max(bytes_of(node.outs[0]), 1))
+    data = aligned_zeros(offset)
+    for node in nodes:
+        value = node.attrs["value"]
+        start = places[node.id].offset
+        data[start : start + value.nbytes].view(value.dtype)[:] = value.reshape(-1)
+    return places, data
+
+
+def hoist(graph: Graph) -> tuple[Graph, int]:
+    """Move what depends on parameters and constants only to the front; returns the number of such nodes.
+
+    An inference program runs that part once and again only after a parameter has changed.
+    """
+    static: set[int] = set()
+    for node in graph.nodes:
+        if node.op in ("parameter", "constant") or (
+            node.inputs and node.op not in ("dropout", "numpy_op") and all(x.id in static for x in node.inputs)
+        ):
+            static.add(node.id)
+    graph.nodes.sort(key=lambda node: (node.id not in static, node.id))
+    return graph, len(static)
+
+
+class Program:
+    """Kernel calls over fixed memory.
+
+    memory: bytes by kind, known before anything runs. length: number of instructions. marks: instruction
+    index at which a part of the program starts ("update" for the optimizer).
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        plan: Plan,
+        segments: Mapping[str, np.ndarray],
+        update: Sequence[Instr] = (),
+        n_static: int = 0,
+    ):
+        self.graph, self.plan = graph, plan
+        self.segments = dict(segments)
+        self._bases = {name: address_of(data) for name, data in self.segments.items()}
+        self._calls: list[tuple[int, list[int], tuple, tuple]] = []
+        self._text: list[str] = []
+        self._costs: list[tuple[str, tuple]] = []
+        self._python: dict[int, object] = {}
+        self.relocations: dict[str, list[tuple[int, int, int]]] = {}
+        self.sources: dict[str, int] = {}
+        self.static_end = 0
+        for i, node in enumerate(graph.nodes):
+            if i == n_static:
+                self.static_end = len(self._calls)
+            for instr in _lower(node):
+                self._emit(instr, node)
+        if n_static == len(graph.nodes):
+            self.static_end = len(self._calls)
+        self.update_at = len(self._calls)
+        for instr in update:
+            self._emit(instr, None)
+        self.executor = Executor(self._calls, alive=[self.segments, self._python])
+        for i, function in self._python.items():
+            self.executor.set_python(i, function)
+        self.length = len(self._calls)
+        if config.debug:
+            print(self.dump())
+
+    # -- building -----------------------------------------------------------------------------------------
+
+    def _place(self, operand) -> tuple[Place | None, int]:
+        """Place and element offset of an operand of an Instr."""
+        if operand is None:
+            return None, 0
+        if isinstance(operand, Place):
+            return operand, 0
+        tensor, k, offset = (*operand, 0, 0)[:3] if isinstance(operand, tuple) else (operand, 0, 0)
+        width = 8 if tensor.outs[k].dtype == INT else 4
+        return self.plan.places.get((tensor.id, k)), offset * width
+
+    def _emit(self, instr: Instr, node: Tensor | None) -> None:
+        index = len(self._calls)
+        ptrs, names = [], []
+        for slot, operand in enumerate(instr.ptrs):
+            place, extra = self._place(operand)
+            if place is None:
+                ptrs.append(0)
+                names.append("-")
+                continue
+            offset = place.offset + extra
+            names.append(f"{place.segment}+{offset}")
+            if place.segment in self._bases:
+                ptrs.append(self._bases[place.segment] + offset)
+            else:
+                ptrs.append(0)
+                self.relocations.setdefault(place.segment, []).append((index, slot, offset))
+        if instr.kernel == "python":
+            self._python[index] = _PythonCall(self, node, instr)
+            ptrs = [0, 0]
+        if instr.kernel == "gather":
+            self.sources[node.attrs["name"]] = index
+        address = 0 if instr.kernel == "python" else KERNELS[instr.kernel]
+        self._costs.append((instr.kernel, instr.sizes))
+        self._calls.append((address, ptrs, instr.sizes, instr.scalars))
+        layer = f"  # {node.layer}" if node is not None and node.layer else ""
+        sizes = " ".join(map(str, instr.sizes))
+        self._text.append(f"{index:>4} {instr.kernel:<16} {', '.join(names)}  [{sizes}]{layer}")
+
+    def array(self, tensor: Tensor, k: int = 0) -> np.ndarray:
+        """View of a result's memory, in the result's shape."""
+        place = self.plan.places[tensor.id, k]
+        out = tensor.outs[k]
+        data = self.segments[place.segment][place.offset : place.offset + bytes_of(out)]
+        return data.view(out.dtype).reshape(out.shape)
+
+    def address(self, tensor: Tensor) -> int:
+        """Address of a result that lies in one of the program's own segments."""
+        place = self.plan.places[tensor.id, 0]
+        return self._bases[place.segment] + place.offset
+
+    def threads(self, most: int) -> int:
+        """How many of at most `most` threads pay for this program.
+
+        One thread's time is estimated from the arithmetic; each further thread must save more than the
+        barriers behind the instructions cost.
+        """
+        seconds = sum(_cost(name, sizes) for name, sizes in self._costs) / 20e9
+        barriers = 1e-6 * len(self._costs)
+        best, n = 1, 2
+        while n <= most and seconds / best - seconds / n > barriers:
+            best, n = n, n + 1
+        return best
+
+    # -- looking --------------------------------------------------------------------------------------------
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes by segment and their total, fixed before the first instruction runs."""
+        kinds = {name: data.nbytes for name, data in self.segments.items()}
+        return {**kinds, "total": sum(kinds.values())}
+
+    def dump(self) -> str:
+        """The program as text: instruction, kernel, operands as segment+offset, sizes, layer."""
+        lines = []
+        for i, text in enumerate(self._text):
+            if i == self.update_at:
+                lines.append("     -- update --")
+            lines.append(text)
+        memory = ", ".join(f"{name} {n:,}" for name, n in self.memory.items())
+        return "\n".join([*lines, f"memory in bytes: {memory}"])
+
+
+def _lower(node: Tensor) -> list[Instr]:
+    if node.op == "input" and node.attrs.get("gather"):
+        rows = node.shape[0]
+        sizes = (rows, node.size // rows, 0, 0, int(node.dtype == INT))
+        return [Instr("gather", ((node, 0), None), sizes)]
+    lower = OPS[node.op].lower
+    return [] if lower is None else lower(node)
+
+
+def _cost(kernel: str, sizes: tuple) -> float:
+    """Floating-point operations of a call, roughly: products exactly, all else by its largest extent."""
+    if kernel == "gemm":
+        m, n, k, batch = sizes[0], sizes[1], sizes[2], sizes[8]
+        return 2.0 * m * n * k * batch
+    return 8.0 * max(sizes, default=0)
+
+
+class _PythonCall:
+    """Calls a user's NumPy function on the arrays of its node and stores the results."""
+
+    def __init__(self, program: Program, node: Tensor, instr: Instr):
+        self.program, self.node = program, node
+        self.ready: tuple[list, list] | None = None
+
+    def _arrays(self) -> tuple[list, list]:
+        outs = [
+            self.program.array(self.node, k) if (self.node.id, k) in self.program.plan.places else None
+            for k in range(len(self.node.outs))
+        ]
+        return outs, [self.program.array(x) for x in self.node.inputs]
+
+    def __call__(self) -> None:
+        if self.ready is None:
+            self.ready = self._arrays()
+        outs, arrays = self.ready
+        name = self.node.attrs["name"]
+        results = self.node.attrs["function"](*[view_only(a) for a in arrays])
+        results = results if isinstance(results, tuple) else (results,)
+        if len(results) != len(outs):
+            raise ValueError(f"{name!r} returned {len(results)} arrays, expected {len(outs)}")
+        for out, result in zip(outs, results, strict=True):
+            result = np.asarray(result)
+            if out is not None:
+                if result.shape != out.shape:
+                    raise ValueError(f"{name!r} returned shape {result.shape}, expected {out.shape}")
+                out[...] = result
+
+
+def view_only(array: np.ndarray) -> np.ndarray:
+    """A read-only view."""
+    view = array.view()
+    view.flags.writeable = False
+    return view

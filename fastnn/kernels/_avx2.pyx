@@ -1,0 +1,67 @@
+# The kernels for x86-64-v3 (AVX2, FMA): 16 registers of 8 floats.
+
+from libc.stdint cimport int32_t, int64_t
+
+from fastnn.kernels.abi cimport Context, Instr
+
+cdef extern from "immintrin.h":
+    ctypedef struct vec "__m256":
+        pass
+    ctypedef struct mask_t "__m256i":
+        pass
+    vec vzero "_mm256_setzero_ps"() noexcept nogil
+    vec vbroadcast "_mm256_set1_ps"(float x) noexcept nogil
+    vec vload "_mm256_loadu_ps"(const float *p) noexcept nogil
+    void vstore "_mm256_storeu_ps"(float *p, vec x) noexcept nogil
+    vec maskload "_mm256_maskload_ps"(const float *p, mask_t mask) noexcept nogil
+    void maskstore "_mm256_maskstore_ps"(float *p, mask_t mask, vec x) noexcept nogil
+    vec vfma "_mm256_fmadd_ps"(vec a, vec b, vec c) noexcept nogil           # a·b + c
+    vec vadd "_mm256_add_ps"(vec a, vec b) noexcept nogil
+    vec vmax "_mm256_max_ps"(vec a, vec b) noexcept nogil                    # NaN: b
+    vec vand "_mm256_and_ps"(vec a, vec b) noexcept nogil
+    vec cmp_ps "_mm256_cmp_ps"(vec a, vec b, const int op) noexcept nogil
+    mask_t set1_epi32 "_mm256_set1_epi32"(int x) noexcept nogil
+    mask_t iota "_mm256_setr_epi32"(int a, int b, int c, int d, int e, int f, int g, int h) noexcept nogil
+    mask_t cmpgt "_mm256_cmpgt_epi32"(mask_t a, mask_t b) noexcept nogil
+    int NOT_LE "_CMP_NLE_UQ"
+
+# Register tiles: MRx rows by x vectors, x <= NV. 12 accumulators, x vectors of B, one broadcast.
+cdef enum:
+    VL = 8
+    NV = 3
+    MR1 = 12
+    MR2 = 6
+    MR3 = 4
+    MR4 = 0
+    FREE_MASKS = 0
+
+
+# Lanes 0 … count-1, 1 <= count <= VL.
+cdef inline mask_t mask_of(int64_t count) noexcept nogil:
+    return cmpgt(set1_epi32(<int>count), iota(0, 1, 2, 3, 4, 5, 6, 7))
+
+
+cdef inline vec vload_mask(mask_t mask, const float *p) noexcept nogil:
+    return maskload(p, mask)
+
+
+cdef inline void vstore_mask(mask_t mask, float *p, vec x) noexcept nogil:
+    maskstore(p, mask, x)
+
+
+# x where not s <= 0, else 0: the gradient of relu.
+cdef inline vec vgate(vec s, vec x) noexcept nogil:
+    return vand(cmp_ps(s, vzero(), NOT_LE), x)
+
+
+KERNELS = {}
+
+include "activations.pxi"
+include "elementwise.pxi"
+include "random.pxi"
+include "reduce.pxi"
+include "loss.pxi"
+include "optim.pxi"
+include "data.pxi"
+include "pack.pxi"
+include "gemm.pxi"

@@ -1,0 +1,61 @@
+# The kernels for x86-64-v4 (AVX-512 F, BW, CD, DQ, VL): 32 registers of 16 floats, masks for free.
+
+from libc.stdint cimport int64_t
+
+from fastnn.kernels.abi cimport Context, Instr
+
+cdef extern from "immintrin.h":
+    ctypedef struct vec "__m512":
+        pass
+    ctypedef unsigned int mask_t "__mmask16"
+    ctypedef struct vec128 "__m128":
+        pass
+    vec vzero "_mm512_setzero_ps"() noexcept nogil
+    vec vbroadcast "_mm512_set1_ps"(float x) noexcept nogil
+    vec vload "_mm512_loadu_ps"(const float *p) noexcept nogil
+    void vstore "_mm512_storeu_ps"(float *p, vec x) noexcept nogil
+    vec vload_mask "_mm512_maskz_loadu_ps"(mask_t mask, const float *p) noexcept nogil
+    void mask_storeu "_mm512_mask_storeu_ps"(float *p, mask_t mask, vec x) noexcept nogil
+    vec vfma "_mm512_fmadd_ps"(vec a, vec b, vec c) noexcept nogil           # a·b + c
+    vec vadd "_mm512_add_ps"(vec a, vec b) noexcept nogil
+    vec vmax "_mm512_max_ps"(vec a, vec b) noexcept nogil                    # NaN: b
+    mask_t cmp_mask "_mm512_cmp_ps_mask"(vec a, vec b, const int op) noexcept nogil
+    vec maskz_mov "_mm512_maskz_mov_ps"(mask_t mask, vec x) noexcept nogil
+    int NOT_LE "_CMP_NLE_UQ"
+
+# Register tiles: MRx rows by x vectors, x <= NV. 24 to 28 accumulators, x vectors of B, one broadcast.
+cdef enum:
+    VL = 16
+    NV = 4
+    MR1 = 14
+    MR2 = 14
+    MR3 = 8
+    MR4 = 6
+    FREE_MASKS = 1
+
+
+# Lanes 0 … count-1, 1 <= count <= VL.
+cdef inline mask_t mask_of(int64_t count) noexcept nogil:
+    return <mask_t>((1 << count) - 1)
+
+
+cdef inline void vstore_mask(mask_t mask, float *p, vec x) noexcept nogil:
+    mask_storeu(p, mask, x)
+
+
+# x where not s <= 0, else 0: the gradient of relu.
+cdef inline vec vgate(vec s, vec x) noexcept nogil:
+    return maskz_mov(cmp_mask(s, vzero(), NOT_LE), x)
+
+
+KERNELS = {}
+
+include "activations.pxi"
+include "elementwise.pxi"
+include "random.pxi"
+include "reduce.pxi"
+include "loss.pxi"
+include "optim.pxi"
+include "data.pxi"
+include "pack.pxi"
+include "gemm.pxi"

@@ -1,0 +1,89 @@
+# The kernels for any x86-64 (SSE2, no FMA: products are rounded before they are added): 16 registers of
+# 4 floats.
+
+from libc.stdint cimport int64_t
+
+from fastnn.kernels.abi cimport Context, Instr
+
+cdef extern from "emmintrin.h":
+    ctypedef struct vec "__m128":
+        pass
+    ctypedef struct vec_d "__m128d":
+        pass
+    vec vzero "_mm_setzero_ps"() noexcept nogil
+    vec vbroadcast "_mm_set1_ps"(float x) noexcept nogil
+    vec vload "_mm_loadu_ps"(const float *p) noexcept nogil
+    void vstore "_mm_storeu_ps"(float *p, vec x) noexcept nogil
+    vec load_ss "_mm_load_ss"(const float *p) noexcept nogil
+    vec_d load_sd "_mm_load_sd"(const double *p) noexcept nogil
+    void store_ss "_mm_store_ss"(float *p, vec x) noexcept nogil
+    void store_sd "_mm_store_sd"(double *p, vec_d x) noexcept nogil
+    vec as_ps "_mm_castpd_ps"(vec_d x) noexcept nogil
+    vec_d as_pd "_mm_castps_pd"(vec x) noexcept nogil
+    vec movelh "_mm_movelh_ps"(vec a, vec b) noexcept nogil
+    vec movehl "_mm_movehl_ps"(vec a, vec b) noexcept nogil
+    vec vadd "_mm_add_ps"(vec a, vec b) noexcept nogil
+    vec vmul "_mm_mul_ps"(vec a, vec b) noexcept nogil
+    vec vmax "_mm_max_ps"(vec a, vec b) noexcept nogil                       # NaN: b
+    vec vand "_mm_and_ps"(vec a, vec b) noexcept nogil
+    vec cmpnle "_mm_cmpnle_ps"(vec a, vec b) noexcept nogil
+
+ctypedef int64_t mask_t
+
+# Register tiles: MRx rows by x vectors, x <= NV. 12 accumulators, x vectors of B, one broadcast, one product.
+cdef enum:
+    VL = 4
+    NV = 2
+    MR1 = 12
+    MR2 = 6
+    MR3 = 0
+    MR4 = 0
+    FREE_MASKS = 0
+
+
+cdef inline vec vfma(vec a, vec b, vec c) noexcept nogil:
+    return vadd(vmul(a, b), c)
+
+
+# Lanes 0 … count-1, 1 <= count <= VL.
+cdef inline mask_t mask_of(int64_t count) noexcept nogil:
+    return count
+
+
+cdef inline vec vload_mask(mask_t mask, const float *p) noexcept nogil:
+    if mask == 4:
+        return vload(p)
+    if mask == 1:
+        return load_ss(p)
+    if mask == 2:
+        return as_ps(load_sd(<const double*>p))
+    return movelh(as_ps(load_sd(<const double*>p)), load_ss(p + 2))
+
+
+cdef inline void vstore_mask(mask_t mask, float *p, vec x) noexcept nogil:
+    if mask == 4:
+        vstore(p, x)
+    elif mask == 1:
+        store_ss(p, x)
+    else:
+        store_sd(<double*>p, as_pd(x))
+        if mask == 3:
+            store_ss(p + 2, movehl(x, x))
+
+
+# x where not s <= 0, else 0: the gradient of relu.
+cdef inline vec vgate(vec s, vec x) noexcept nogil:
+    return vand(cmpnle(s, vzero()), x)
+
+
+KERNELS = {}
+
+include "activations.pxi"
+include "elementwise.pxi"
+include "random.pxi"
+include "reduce.pxi"
+include "loss.pxi"
+include "optim.pxi"
+include "data.pxi"
+include "pack.pxi"
+include "gemm.pxi"

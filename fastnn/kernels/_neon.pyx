@@ -1,0 +1,92 @@
+# The kernels for aarch64 (NEON): 32 registers of 4 floats.
+
+from libc.stdint cimport int64_t, uint32_t
+
+from fastnn.kernels.abi cimport Context, Instr
+
+cdef extern from "arm_neon.h":
+    ctypedef struct vec "float32x4_t":
+        pass
+    ctypedef struct half "float32x2_t":
+        pass
+    ctypedef struct bits "uint32x4_t":
+        pass
+    vec vbroadcast "vdupq_n_f32"(float x) noexcept nogil
+    vec vload "vld1q_f32"(const float *p) noexcept nogil
+    void vstore "vst1q_f32"(float *p, vec x) noexcept nogil
+    half load_half "vld1_f32"(const float *p) noexcept nogil
+    void store_half "vst1_f32"(float *p, half x) noexcept nogil
+    half half_broadcast "vdup_n_f32"(float x) noexcept nogil
+    half low "vget_low_f32"(vec x) noexcept nogil
+    vec combine "vcombine_f32"(half a, half b) noexcept nogil
+    vec load_lane "vld1q_lane_f32"(const float *p, vec x, const int lane) noexcept nogil
+    void store_lane "vst1q_lane_f32"(float *p, vec x, const int lane) noexcept nogil
+    vec fma_acc "vfmaq_f32"(vec c, vec a, vec b) noexcept nogil
+    vec vadd "vaddq_f32"(vec a, vec b) noexcept nogil
+    vec vmax "vmaxq_f32"(vec a, vec b) noexcept nogil                        # NaN: NaN
+    bits cle "vcleq_f32"(vec a, vec b) noexcept nogil
+    vec select "vbslq_f32"(bits choose, vec a, vec b) noexcept nogil
+
+ctypedef int64_t mask_t
+
+# Register tiles: MRx rows by x vectors, x <= NV. 24 to 28 accumulators, x vectors of B, one broadcast.
+cdef enum:
+    VL = 4
+    NV = 4
+    MR1 = 14
+    MR2 = 14
+    MR3 = 8
+    MR4 = 6
+    FREE_MASKS = 0
+
+
+cdef inline vec vzero() noexcept nogil:
+    return vbroadcast(<float>0.0)
+
+
+cdef inline vec vfma(vec a, vec b, vec c) noexcept nogil:                    # a·b + c
+    return fma_acc(c, a, b)
+
+
+# Lanes 0 … count-1, 1 <= count <= VL.
+cdef inline mask_t mask_of(int64_t count) noexcept nogil:
+    return count
+
+
+cdef inline vec vload_mask(mask_t mask, const float *p) noexcept nogil:
+    if mask == 4:
+        return vload(p)
+    if mask == 1:
+        return load_lane(p, vzero(), 0)
+    if mask == 2:
+        return combine(load_half(p), half_broadcast(<float>0.0))
+    return load_lane(p + 2, combine(load_half(p), half_broadcast(<float>0.0)), 2)
+
+
+cdef inline void vstore_mask(mask_t mask, float *p, vec x) noexcept nogil:
+    if mask == 4:
+        vstore(p, x)
+    elif mask == 1:
+        store_lane(p, x, 0)
+    else:
+        store_half(p, low(x))
+        if mask == 3:
+            store_lane(p + 2, x, 2)
+
+
+# x where not s <= 0, else 0: the gradient of relu.
+cdef inline vec vgate(vec s, vec x) noexcept nogil:
+    return select(cle(s, vzero()), vzero(), x)
+
+
+KERNELS = {}
+
+include "activations.pxi"
+include "elementwise.pxi"
+include "random.pxi"
+include "reduce.pxi"
+include "loss.pxi"
+include "optim.pxi"
+include "data.pxi"
+include "pack.pxi"
+include "gemm.pxi"

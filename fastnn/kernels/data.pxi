@@ -1,0 +1,130 @@
+# Gathering a batch: rows of the data set, of any numeric dtype, picked by index and converted on the way.
+#
+# Nothing is copied before: the source may be a memory-mapped file larger than memory.
+
+# Named again in fastnn/engine/source.py.
+cdef enum:
+    SRC_FLOAT32 = 0
+    SRC_FLOAT64 = 1
+    SRC_FLOAT16 = 2
+    SRC_INT8 = 3
+    SRC_UINT8 = 4
+    SRC_INT16 = 5
+    SRC_UINT16 = 6
+    SRC_INT32 = 7
+    SRC_UINT32 = 8
+    SRC_INT64 = 9
+    SRC_UINT64 = 10
+
+
+# IEEE binary16 to binary32: shift the fields, rebias by a multiplication, which also puts denormals right.
+cdef inline float half_to_float(unsigned short h) noexcept nogil:
+    cdef int32_t body = (<int32_t>h & 0x7FFF) << 13
+    cdef float x = bits_float(body) * bits_float(0x77800000)
+    if (h & 0x7C00) == 0x7C00:
+        x = bits_float(0x7F800000 | body)
+    return -x if h & 0x8000 else x
+
+
+cdef void convert_float(float *y, const void *x, int64_t n, int64_t dtype) noexcept nogil:
+    cdef int64_t i
+    if dtype == SRC_FLOAT32:
+        memcpy(y, x, n * sizeof(float))
+    elif dtype == SRC_FLOAT64:
+        for i in range(n):
+            y[i] = <float>(<const double*>x)[i]
+    elif dtype == SRC_FLOAT16:
+        for i in range(n):
+            y[i] = half_to_float((<const unsigned short*>x)[i])
+    elif dtype == SRC_INT8:
+        for i in range(n):
+            y[i] = <float>(<const signed char*>x)[i]
+    elif dtype == SRC_UINT8:
+        for i in range(n):
+            y[i] = <float>(<const unsigned char*>x)[i]
+    elif dtype == SRC_INT16:
+        for i in range(n):
+            y[i] = <float>(<const short*>x)[i]
+    elif dtype == SRC_UINT16:
+        for i in range(n):
+            y[i] = <float>(<const unsigned short*>x)[i]
+    elif dtype == SRC_INT32:
+        for i in range(n):
+            y[i] = <float>(<const int32_t*>x)[i]
+    elif dtype == SRC_UINT32:
+        for i in range(n):
+            y[i] = <float>(<const uint32_t*>x)[i]
+    elif dtype == SRC_INT64:
+        for i in range(n):
+            y[i] = <float>(<const int64_t*>x)[i]
+    else:
+        for i in range(n):
+            y[i] = <float>(<const uint64_t*>x)[i]
+
+
+cdef void convert_int64(int64_t *y, const void *x, int64_t n, int64_t dtype) noexcept nogil:
+    cdef int64_t i
+    if dtype == SRC_INT64 or dtype == SRC_UINT64:
+        memcpy(y, x, n * sizeof(int64_t))
+    elif dtype == SRC_INT8:
+        for i in range(n):
+            y[i] = (<const signed char*>x)[i]
+    elif dtype == SRC_UINT8:
+        for i in range(n):
+            y[i] = (<const unsigned char*>x)[i]
+    elif dtype == SRC_INT16:
+        for i in range(n):
+            y[i] = (<const short*>x)[i]
+    elif dtype == SRC_UINT16:
+        for i in range(n):
+            y[i] = (<const unsigned short*>x)[i]
+    elif dtype == SRC_INT32:
+        for i in range(n):
+            y[i] = (<const int32_t*>x)[i]
+    else:
+        for i in range(n):
+            y[i] = (<const uint32_t*>x)[i]
+
+
+# y[rows][n] = x[ctx.rows[row]][n]. ptr: y, x; size: rows, n, bytes from row to row of x, dtype of x,
+# 1 if y is int64 (else float32).
+cdef void gather(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef int64_t row, lo, hi, source, n = ins.size[1]
+    cdef const char *x
+    slice_of(ins.size[0], 1, tid, nthreads, &lo, &hi)
+    for row in range(lo, hi):
+        source = ctx.rows[row] if ctx.rows != NULL else ctx.first_row + row
+        x = <const char*>ins.ptr[1] + source * ins.size[2]
+        if ins.size[4]:
+            convert_int64(<int64_t*>ins.ptr[0] + row * n, x, n, ins.size[3])
+        else:
+            convert_float(<float*>ins.ptr[0] + row * n, x, n, ins.size[3])
+
+
+# Every value finite after conversion to float32? ptr: x (contiguous), result (int64: index of the first
+# value that is not, or -1); size: n, dtype.
+cdef void first_nonfinite(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef const char *x = <const char*>ins.ptr[0]
+    cdef int64_t *result = <int64_t*>ins.ptr[1]
+    cdef int64_t n = ins.size[0], i = 0, j, count, width = ins.size[2]
+    cdef float v[256]
+    cdef float worst
+    if tid != 0:
+        return
+    result[0] = -1
+    while i < n:
+        count = n - i if n - i < 256 else 256
+        convert_float(v, x + i * width, count, ins.size[1])
+        worst = <float>0.0
+        for j in range(count):
+            worst = worst + v[j] * <float>0.0                      # 0 for a finite value, else NaN
+        if worst != worst:
+            for j in range(count):
+                if v[j] * <float>0.0 != <float>0.0:
+                    result[0] = i + j
+                    return
+        i += 256
+
+
+KERNELS["gather"] = <size_t>&gather
+KERNELS["first_nonfinite"] = <size_t>&first_nonfinite

@@ -1,0 +1,205 @@
+# Elementwise functions of two and three operands with broadcasting, and strided copies.
+#
+# The result is contiguous, in row-major order over dims[ndim]; each operand has its own strides in elements,
+# 0 along a broadcast axis. Axes that can be merged were merged when the program was made, so that
+# a plain addition arrives with one axis. The last axis goes in blocks of 64 through local buffers. y may be
+# an operand that has y's own strides.
+
+from libc.math cimport powf
+
+cdef enum:
+    MAX_DIMS = 6
+
+# Named again in fastnn/graph/ops/elementwise.py.
+cdef enum:
+    BIN_ADD = 0
+    BIN_SUB = 1
+    BIN_MUL = 2
+    BIN_DIV = 3
+    BIN_POW = 4
+    BIN_MAXIMUM = 5
+    BIN_MINIMUM = 6
+    BIN_LT = 7
+    BIN_LE = 8
+    BIN_GT = 9
+    BIN_GE = 10
+    BIN_EQ = 11
+    BIN_NE = 12
+
+
+cdef inline float as_float(bint truth) noexcept nogil:
+    return <float>1.0 if truth else <float>0.0
+
+
+cdef void binary_block(int64_t kind, float *a, const float *b) noexcept nogil:
+    cdef int j
+    if kind == BIN_ADD:
+        for j in range(64):
+            a[j] = a[j] + b[j]
+    elif kind == BIN_SUB:
+        for j in range(64):
+            a[j] = a[j] - b[j]
+    elif kind == BIN_MUL:
+        for j in range(64):
+            a[j] = a[j] * b[j]
+    elif kind == BIN_DIV:
+        for j in range(64):
+            a[j] = a[j] / b[j]
+    elif kind == BIN_POW:
+        for j in range(64):
+            a[j] = powf(a[j], b[j])
+    elif kind == BIN_MAXIMUM:                                       # a NaN on either side wins, as in NumPy
+        for j in range(64):
+            a[j] = b[j] if b[j] > a[j] or b[j] != b[j] else a[j]
+    elif kind == BIN_MINIMUM:
+        for j in range(64):
+            a[j] = b[j] if b[j] < a[j] or b[j] != b[j] else a[j]
+    elif kind == BIN_LT:
+        for j in range(64):
+            a[j] = as_float(a[j] < b[j])
+    elif kind == BIN_LE:
+        for j in range(64):
+            a[j] = as_float(a[j] <= b[j])
+    elif kind == BIN_GT:
+        for j in range(64):
+            a[j] = as_float(a[j] > b[j])
+    elif kind == BIN_GE:
+        for j in range(64):
+            a[j] = as_float(a[j] >= b[j])
+    elif kind == BIN_EQ:
+        for j in range(64):
+            a[j] = as_float(a[j] == b[j])
+    elif kind == BIN_NE:
+        for j in range(64):
+            a[j] = as_float(a[j] != b[j])
+
+
+cdef inline void load_strided(float *v, const float *p, int64_t stride, int64_t count) noexcept nogil:
+    cdef int64_t j
+    if stride == 1:
+        memcpy(v, p, count * sizeof(float))
+    else:
+        for j in range(count):
+            v[j] = p[j * stride]
+
+
+# Offset of a row (an index over all axes but the last) in an operand.
+cdef inline int64_t row_offset(int64_t row, const int64_t *dims, const int64_t *strides, int64_t ndim) noexcept nogil:
+    cdef int64_t axis = ndim - 2, offset = 0
+    while axis >= 0:
+        offset += row % dims[axis] * strides[axis]
+        row //= dims[axis]
+        axis -= 1
+    return offset
+
+
+# How a thread's share of an N-d loop is cut: whole rows if there are several, else pieces of the only one.
+cdef inline void slice_rows(int64_t rows, int64_t n, int tid, int nthreads, int64_t *row_lo, int64_t *row_hi,
+                            int64_t *lo, int64_t *hi) noexcept nogil:
+    lo[0] = 0
+    hi[0] = n
+    row_lo[0] = 0
+    row_hi[0] = rows
+    if rows > 1:
+        slice_of(rows, 1, tid, nthreads, row_lo, row_hi)
+    else:
+        slice_of(n, 1024, tid, nthreads, lo, hi)
+
+
+cdef inline int64_t count_rows(const int64_t *dims, int64_t ndim) noexcept nogil:
+    cdef int64_t rows = 1, axis
+    for axis in range(ndim - 1):
+        rows *= dims[axis]
+    return rows
+
+
+# y = a ∘ b. ptr: y, a, b; size: kind, ndim, dims[6], strides of a[6], strides of b[6].
+cdef void binary(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef float *y = <float*>ins.ptr[0]
+    cdef const float *a
+    cdef const float *b
+    cdef int64_t kind = ins.size[0], ndim = ins.size[1]
+    cdef const int64_t *dims = &ins.size[2]
+    cdef const int64_t *sa = &ins.size[8]
+    cdef const int64_t *sb = &ins.size[14]
+    cdef int64_t n = dims[ndim - 1], ta = sa[ndim - 1], tb = sb[ndim - 1]
+    cdef int64_t row, row_lo, row_hi, lo, hi, i, count
+    cdef float va[64]
+    cdef float vb[64]
+    for i in range(64):
+        va[i] = <float>1.0
+        vb[i] = <float>1.0
+    slice_rows(count_rows(dims, ndim), n, tid, nthreads, &row_lo, &row_hi, &lo, &hi)
+    for row in range(row_lo, row_hi):
+        a = <const float*>ins.ptr[1] + row_offset(row, dims, sa, ndim)
+        b = <const float*>ins.ptr[2] + row_offset(row, dims, sb, ndim)
+        i = lo
+        while i < hi:
+            count = hi - i if hi - i < 64 else 64
+            load_strided(va, a + i * ta, ta, count)
+            load_strided(vb, b + i * tb, tb, count)
+            binary_block(kind, va, vb)
+            memcpy(y + row * n + i, va, count * sizeof(float))
+            i += 64
+
+
+# y = a where c is not 0, else b. ptr: y, c, a, b; size: ndim, dims[6], strides of c, a, b [6 each].
+cdef void where_(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef float *y = <float*>ins.ptr[0]
+    cdef const float *c
+    cdef const float *a
+    cdef const float *b
+    cdef int64_t ndim = ins.size[0]
+    cdef const int64_t *dims = &ins.size[1]
+    cdef int64_t n = dims[ndim - 1]
+    cdef int64_t tc = ins.size[6 + ndim], ta = ins.size[12 + ndim], tb = ins.size[18 + ndim]
+    cdef int64_t row, row_lo, row_hi, lo, hi, i
+    slice_rows(count_rows(dims, ndim), n, tid, nthreads, &row_lo, &row_hi, &lo, &hi)
+    for row in range(row_lo, row_hi):
+        c = <const float*>ins.ptr[1] + row_offset(row, dims, &ins.size[7], ndim)
+        a = <const float*>ins.ptr[2] + row_offset(row, dims, &ins.size[13], ndim)
+        b = <const float*>ins.ptr[3] + row_offset(row, dims, &ins.size[19], ndim)
+        for i in range(lo, hi):
+            y[row * n + i] = a[i * ta] if c[i * tc] != <float>0.0 else b[i * tb]
+
+
+# y[…] = x[…], both strided: transpose, slice, broadcast, concatenate, and their gradients.
+# ptr: y, x; size: ndim, dims[6], strides of y[6], strides of x[6], bytes per element (4 or 8).
+cdef void copy(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef int64_t ndim = ins.size[0]
+    cdef const int64_t *dims = &ins.size[1]
+    cdef int64_t n = dims[ndim - 1], ty = ins.size[6 + ndim], tx = ins.size[12 + ndim], width = ins.size[19]
+    cdef int64_t row, row_lo, row_hi, lo, hi, i, oy, ox
+    cdef float *y4 = <float*>ins.ptr[0]
+    cdef const float *x4 = <const float*>ins.ptr[1]
+    cdef int64_t *y8 = <int64_t*>ins.ptr[0]
+    cdef const int64_t *x8 = <const int64_t*>ins.ptr[1]
+    slice_rows(count_rows(dims, ndim), n, tid, nthreads, &row_lo, &row_hi, &lo, &hi)
+    for row in range(row_lo, row_hi):
+        oy = row_offset(row, dims, &ins.size[7], ndim)
+        ox = row_offset(row, dims, &ins.size[13], ndim)
+        if width == 8:
+            for i in range(lo, hi):
+                y8[oy + i * ty] = x8[ox + i * tx]
+        elif ty == 1 and tx == 1:
+            if hi > lo:
+                memcpy(y4 + oy + lo, x4 + ox + lo, (hi - lo) * sizeof(float))
+        else:
+            for i in range(lo, hi):
+                y4[oy + i * ty] = x4[ox + i * tx]
+
+
+# y[n] = value. ptr: y; size: n; scalar: value.
+cdef void fill(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef float *y = <float*>ins.ptr[0]
+    cdef float value = <float>ins.scalar[0]
+    cdef int64_t i, lo, hi
+    slice_of(ins.size[0], 1024, tid, nthreads, &lo, &hi)
+    for i in range(lo, hi):
+        y[i] = value
+
+
+KERNELS["binary"] = <size_t>&binary
+KERNELS["where"] = <size_t>&where_
+KERNELS["copy"] = <size_t>&copy
+KERNELS["fill"] = <size_t>&fill

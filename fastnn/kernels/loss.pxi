@@ -1,0 +1,171 @@
+# Loss functions: the loss of each row or element and its derivative in one pass.
+#
+# Cross-entropy of logits x[rows][n] with class indices t, class weights w, label smoothing ε:
+#   loss = (1-ε)·w_t·(-log p_t) + ε/n·Σ_c w_c·(-log p_c),   p = softmax(x)
+#   dx_c = (1-ε)·w_t·(p_c - [c = t]) + ε/n·(p_c·Σw - w_c)
+# A row whose label is `ignore` has loss, weight and derivative 0. Formulas as in PyTorch.
+# The derivative is stored for a gradient of 1 for each loss; where it is not wanted its pointer is NULL.
+
+cdef enum:
+    LOSS_SQUARE = 0
+    LOSS_ABSOLUTE = 1
+    LOSS_SMOOTH_L1 = 2
+    LOSS_HUBER = 3
+    LOSS_BCE = 4
+
+
+# ptr: loss[rows], weight[rows], dx[rows][n] or NULL, x, labels (int64), class weights[n] or NULL;
+# size: rows, n, ignore; scalar: ε.
+cdef void cross_entropy(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef float *loss = <float*>ins.ptr[0]
+    cdef float *weight = <float*>ins.ptr[1]
+    cdef float *dx
+    cdef const float *x
+    cdef const int64_t *labels = <const int64_t*>ins.ptr[4]
+    cdef const float *w = <const float*>ins.ptr[5]
+    cdef int64_t row, lo, hi, i, label, n = ins.size[1]
+    cdef float e[64]
+    cdef float eps = <float>ins.scalar[0], share = <float>(ins.scalar[0] / <double>n)
+    cdef float top, total, scale, wt, wsum, smooth, log_total
+    slice_of(ins.size[0], 1, tid, nthreads, &lo, &hi)
+    wsum = reduce_row(RED_SUM, w, n) if w != NULL else <float>n
+    for row in range(lo, hi):
+        x = <const float*>ins.ptr[3] + row * n
+        dx = <float*>ins.ptr[2] + row * n if ins.ptr[2] != NULL else NULL
+        label = labels[row]
+        if label == ins.size[2]:
+            loss[row] = <float>0.0
+            weight[row] = <float>0.0
+            if dx != NULL:
+                for i in range(n):
+                    dx[i] = <float>0.0
+            continue
+        top = reduce_row(RED_MAX, x, n)
+        if dx != NULL:
+            total = exp_row(dx, x, n, top)
+        else:
+            total = <float>0.0
+            i = 0
+            while i < n:
+                total = total + exp_row(e, x + i, n - i if n - i < 64 else 64, top)
+                i += 64
+        log_total = log_(total)
+        wt = w[label] if w != NULL else <float>1.0
+        weight[row] = wt
+        loss[row] = (<float>1.0 - eps) * wt * (log_total - (x[label] - top))
+        if eps > <float>0.0:
+            smooth = <float>0.0
+            for i in range(n):
+                smooth = smooth + (w[i] if w != NULL else <float>1.0) * (log_total - (x[i] - top))
+            loss[row] = loss[row] + share * smooth
+        if dx != NULL:
+            scale = ((<float>1.0 - eps) * wt + share * wsum) / total
+            for i in range(n):
+                dx[i] = dx[i] * scale
+            dx[label] = dx[label] - (<float>1.0 - eps) * wt
+            if eps > <float>0.0:
+                for i in range(n):
+                    dx[i] = dx[i] - share * (w[i] if w != NULL else <float>1.0)
+
+
+cdef void pointwise_block(int64_t kind, float *l, float *d, const float *x, const float *t, float beta) noexcept nogil:
+    cdef int j
+    cdef float e, a, s
+    if kind == LOSS_SQUARE:
+        for j in range(64):
+            e = x[j] - t[j]
+            l[j] = e * e
+            d[j] = e + e
+    elif kind == LOSS_ABSOLUTE:
+        for j in range(64):
+            e = x[j] - t[j]
+            l[j] = fabsf(e)
+            d[j] = <float>1.0 if e > <float>0.0 else (<float>-1.0 if e < <float>0.0 else e)
+    elif kind == LOSS_SMOOTH_L1:                    # e²/2β below β, |e| - β/2 above; β = 0 is |e|
+        for j in range(64):
+            e = x[j] - t[j]
+            a = fabsf(e)
+            s = <float>1.0 if e > <float>0.0 else (<float>-1.0 if e < <float>0.0 else e)
+            l[j] = <float>0.5 * e * e / beta if a < beta else a - <float>0.5 * beta
+            d[j] = e / beta if a < beta else s
+    elif kind == LOSS_HUBER:                        # e²/2 up to δ, δ·(|e| - δ/2) above
+        for j in range(64):
+            e = x[j] - t[j]
+            a = fabsf(e)
+            l[j] = <float>0.5 * e * e if a <= beta else beta * (a - <float>0.5 * beta)
+            d[j] = e if a <= beta else (beta if e > <float>0.0 else -beta)
+    else:                                           # binary cross-entropy of logits: softplus(x) - x·t
+        for j in range(64):
+            l[j] = softplus_(x[j]) - x[j] * t[j]
+            d[j] = sigmoid_(x[j]) - t[j]
+
+
+# loss[i] = f(x[i], t[i]) and dx. ptr: loss, dx or NULL, x, t; size: n, kind; scalar: β or δ.
+cdef void pointwise_loss(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef float *loss = <float*>ins.ptr[0]
+    cdef float *dx = <float*>ins.ptr[1]
+    cdef const float *x = <const float*>ins.ptr[2]
+    cdef const float *t = <const float*>ins.ptr[3]
+    cdef float vx[64]
+    cdef float vt[64]
+    cdef float vl[64]
+    cdef float vd[64]
+    cdef int64_t i, lo, hi, count
+    for i in range(64):
+        vx[i] = <float>1.0
+        vt[i] = <float>1.0
+    slice_of(ins.size[0], 1024, tid, nthreads, &lo, &hi)
+    i = lo
+    while i < hi:
+        count = hi - i if hi - i < 64 else 64
+        memcpy(vx, x + i, count * sizeof(float))
+        memcpy(vt, t + i, count * sizeof(float))
+        pointwise_block(ins.size[1], vl, vd, vx, vt, <float>ins.scalar[0])
+        memcpy(loss + i, vl, count * sizeof(float))
+        if dx != NULL:
+            memcpy(dx + i, vd, count * sizeof(float))
+        i += 64
+
+
+# y[row] = x[row·stride + label], or 0 where the label is `ignore`; stride 0 reads one shared row.
+# ptr: y, x, labels; size: rows, stride, ignore.
+cdef void pick(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef float *y = <float*>ins.ptr[0]
+    cdef const float *x = <const float*>ins.ptr[1]
+    cdef const int64_t *labels = <const int64_t*>ins.ptr[2]
+    cdef int64_t row, lo, hi
+    slice_of(ins.size[0], 64, tid, nthreads, &lo, &hi)
+    for row in range(lo, hi):
+        y[row] = <float>0.0 if labels[row] == ins.size[2] else x[row * ins.size[1] + labels[row]]
+
+
+# dx[row][n] = dy[row] at the label, 0 elsewhere. ptr: dx, dy, labels; size: rows, n, ignore.
+cdef void pick_grad(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef float *dx = <float*>ins.ptr[0]
+    cdef const float *dy = <const float*>ins.ptr[1]
+    cdef const int64_t *labels = <const int64_t*>ins.ptr[2]
+    cdef int64_t row, i, lo, hi, n = ins.size[1]
+    slice_of(ins.size[0], 1, tid, nthreads, &lo, &hi)
+    for row in range(lo, hi):
+        for i in range(n):
+            dx[row * n + i] = <float>0.0
+        if labels[row] != ins.size[2]:
+            dx[row * n + labels[row]] = dy[row]
+
+
+# y = 1 where two int64 arrays agree, else 0. ptr: y, a, b; size: n.
+cdef void equal_labels(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef float *y = <float*>ins.ptr[0]
+    cdef const int64_t *a = <const int64_t*>ins.ptr[1]
+    cdef const int64_t *b = <const int64_t*>ins.ptr[2]
+    cdef int64_t i, lo, hi
+    slice_of(ins.size[0], 1024, tid, nthreads, &lo, &hi)
+    for i in range(lo, hi):
+        y[i] = as_float(a[i] == b[i])
+
+
+KERNELS["cross_entropy"] = <size_t>&cross_entropy
+KERNELS["pointwise_loss"] = <size_t>&pointwise_loss
+KERNELS["pick"] = <size_t>&pick
+KERNELS["pick_grad"] = <size_t>&pick_grad
+KERNELS["equal_labels"] = <size_t>&equal_labels

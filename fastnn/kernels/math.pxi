@@ -1,0 +1,116 @@
+# Scalar float32 functions, written so that GCC vectorises the loops that call them: no branches but
+# selects, no libm call, every literal cast to float (a bare Cython literal is a C double and would drag
+# the whole loop into double precision).
+#
+# exp    x = n·ln2 + r, |r| ≤ ln2/2 (Cody and Waite), a degree-6 polynomial for e^r, then 2^n by its bits,
+#        in two factors so that results down to the smallest denormal and up to overflow are right.
+# log    x = 2^e·m, √½ ≤ m < √2; log m = s·(2 + s²·P(s²)) with s = (m-1)/(m+1) (fdlibm's decomposition).
+# tanh   odd polynomial below 0.625, else 1 - 2/(e^{2|x|} + 1) (Cephes' split).
+# erf    odd polynomial below 0.92, else 1 - e^{Q(|x|)}.
+# The polynomials are least-squares fits on Chebyshev nodes, weighted for relative error.
+
+from libc.stdint cimport int32_t
+from libc.math cimport fabsf, sqrtf, copysignf
+
+cdef extern from *:
+    """
+    #include <string.h>
+    static inline int fastnn_bits(float x) { int i; memcpy(&i, &x, 4); return i; }
+    static inline float fastnn_float(int i) { float x; memcpy(&x, &i, 4); return x; }
+    """
+    int32_t float_bits "fastnn_bits"(float x) noexcept nogil
+    float bits_float "fastnn_float"(int32_t i) noexcept nogil
+
+
+cdef inline float exp_(float x) noexcept nogil:
+    cdef float t, n, r, p
+    cdef int32_t i, half
+    x = <float>89.0 if x > <float>89.0 else x            # NaN fails both comparisons and stays NaN
+    x = <float>-104.5 if x < <float>-104.5 else x
+    t = x * <float>1.44269504089 + <float>12582912.0     # adding 1.5·2^23 rounds to the nearest integer
+    n = t - <float>12582912.0
+    r = x - n * <float>0.693359375
+    r = r - n * <float>-2.12194440e-4
+    p = <float>1.395048622e-3
+    p = p * r + <float>8.368887863e-3
+    p = p * r + <float>4.166620587e-2
+    p = p * r + <float>1.666651885e-1
+    p = p * r + <float>0.5000000095
+    p = p * r * r + r + <float>1.0
+    i = float_bits(t) - 0x4B400000
+    half = i >> 1
+    return p * bits_float((half + 127) << 23) * bits_float((i - half + 127) << 23)
+
+
+cdef inline float log_(float x) noexcept nogil:
+    cdef int32_t i, e
+    cdef float m, s, z, p, y, k
+    cdef float tiny = <float>8388608.0 if x < <float>1.17549435e-38 else <float>1.0
+    i = float_bits(x * tiny)                              # denormals are scaled up by 2^23 first
+    e = (i - 0x3F3504F3) >> 23                            # so that m lies in [√½, √2)
+    m = bits_float(i - (e << 23))
+    k = <float>e - (<float>23.0 if tiny > <float>1.0 else <float>0.0)
+    m = m - <float>1.0
+    s = m / (<float>2.0 + m)
+    z = s * s
+    p = <float>2.358219027e-1
+    p = p * z + <float>2.853730658e-1
+    p = p * z + <float>4.000033522e-1
+    p = p * z + <float>6.666666565e-1
+    p = p * z
+    y = <float>0.5 * m * m                                # log m = m - (m²/2 - s·(m²/2 + z·P))
+    y = k * <float>0.693359375 + (m - (y - (s * (y + p) + k * <float>-2.12194440e-4)))
+    y = x if x > <float>3.4028234e38 else y               # +inf
+    y = bits_float(<int32_t>0xFF800000) if x == <float>0.0 else y
+    return bits_float(0x7FC00000) if not (x >= <float>0.0) else y
+
+
+# log(1 + u) for u ≥ 0: the rounding error of 1 + u is put right to first order (Kahan; HP-15C handbook).
+cdef inline float log1p_(float u) noexcept nogil:
+    cdef float w = <float>1.0 + u
+    cdef float d = w - <float>1.0
+    return u if d <= <float>0.0 else log_(w) * (u / d)
+
+
+cdef inline float sigmoid_(float x) noexcept nogil:
+    cdef float e = exp_(-fabsf(x))
+    return (<float>1.0 if x >= <float>0.0 else e) / (<float>1.0 + e)
+
+
+cdef inline float tanh_(float x) noexcept nogil:
+    cdef float a = fabsf(x), z = x * x, p, q
+    p = <float>-5.717036561e-3
+    p = p * z + <float>2.065057900e-2
+    p = p * z + <float>-5.374349526e-2
+    p = p * z + <float>1.333149125e-1
+    p = p * z + <float>-3.333328392e-1
+    p = p * z * x + x
+    q = copysignf(<float>1.0 - <float>2.0 / (exp_(a + a) + <float>1.0), x)
+    return q if a >= <float>0.625 else p
+
+
+cdef inline float softplus_(float x) noexcept nogil:
+    return (x if x > <float>0.0 else <float>0.0) + log1p_(exp_(-fabsf(x)))
+
+
+cdef inline float erf_(float x) noexcept nogil:
+    cdef float a = fabsf(x), z = x * x, p, q
+    p = <float>8.382388034e-5
+    p = p * z + <float>-8.145596911e-4
+    p = p * z + <float>5.201286024e-3
+    p = p * z + <float>-2.685950008e-2
+    p = p * z + <float>1.128369732e-1
+    p = p * z + <float>-3.761263385e-1
+    p = p * z + <float>1.283791666e-1
+    p = p * x + x
+    a = <float>3.95 if a > <float>3.95 else a             # erf is 1 to float precision beyond
+    q = <float>-1.123146970e-5
+    q = q * a + <float>3.228054306e-4
+    q = q * a + <float>-3.642465161e-3
+    q = q * a + <float>2.376207532e-2
+    q = q * a + <float>-1.062368914e-1
+    q = q * a + <float>-6.351513085e-1
+    q = q * a + <float>-1.286484920e-1
+    q = q * a - a
+    q = copysignf(<float>1.0 - exp_(q), x)
+    return q if fabsf(x) >= <float>0.92 else p

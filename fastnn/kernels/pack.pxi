@@ -1,0 +1,74 @@
+# Panels: the copy of B[k,n] that GEMM reads fastest, and the strided copies that make it.
+#
+# The columns of B are cut into panels of at most NV vectors; a panel holds its k rows one after the other,
+# the last vector filled up with zeros. Panels follow one another, so that the panel that starts at column
+# j·VL starts at float j·VL·k, whatever the widths before it. The geometry is a function of n alone.
+# (Goto and van de Geijn, Anatomy of high-performance matrix multiplication, 2008.)
+
+
+cdef inline int64_t imin(int64_t a, int64_t b) noexcept nogil:
+    return a if a < b else b
+
+
+# Vectors in the next panel when `left` vectors remain: as few panels as possible, none much narrower than the rest.
+cdef inline int64_t panel_width(int64_t left) noexcept nogil:
+    if left <= NV:
+        return left
+    return NV if left >= 2 * NV - 1 else (left + 1) // 2
+
+
+cdef inline int64_t vectors(int64_t n) noexcept nogil:
+    return (n + VL - 1) // VL
+
+
+# panel[k, w·VL] = B[k, n], w·VL >= n, zeros beyond n.
+cdef void pack_panel(float *panel, const float *b__kn, int64_t k, int64_t n, int64_t w, int64_t b_k,
+                     int64_t b_n) noexcept nogil:
+    cdef int64_t p, j, full = n // VL, rest = n - n // VL * VL
+    cdef int64_t ldp = w * VL
+    cdef mask_t mask = mask_of(rest if rest > 0 else VL)
+    if b_n == 1:
+        for p in range(k):
+            for j in range(full):
+                vstore(panel + p * ldp + j * VL, vload(b__kn + p * b_k + j * VL))
+            if rest > 0:
+                vstore(panel + p * ldp + full * VL, vload_mask(mask, b__kn + p * b_k + full * VL))
+        return
+    for p in range(k):
+        for j in range(n):
+            panel[p * ldp + j] = b__kn[p * b_k + j * b_n]
+        for j in range(n, ldp):
+            panel[p * ldp + j] = <float>0.0
+
+
+# panels = pack(B[k,n]) for each item of the batch. ptr: panels, b; size: n, k, b_k, b_n, batch, b_batch.
+# panels and b do not overlap. Threads share the panels of the whole batch.
+cdef void pack(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef int64_t n = ins.size[0], k = ins.size[1], b_k = ins.size[2], b_n = ins.size[3]
+    cdef int64_t batch = ins.size[4], b_batch = ins.size[5]
+    cdef int64_t total = vectors(n)
+    cdef int64_t count = (total + NV - 1) // NV              # panels of one item, at most
+    cdef int64_t lo = batch * count * tid // nthreads, hi = batch * count * (tid + 1) // nthreads
+    cdef int64_t i, at, w, index = 0
+    cdef float *panels
+    cdef const float *b
+    for i in range(batch):
+        if (i + 1) * count <= lo or i * count >= hi:
+            continue
+        panels = <float*>ins.ptr[0] + i * total * VL * k
+        b = <const float*>ins.ptr[1] + i * b_batch
+        index = i * count
+        at = 0
+        while at < total:
+            w = panel_width(total - at)
+            if lo <= index < hi:
+                pack_panel(panels + at * VL * k, b + at * VL * b_n, k, imin(n - at * VL, w * VL), w, b_k, b_n)
+            index += 1
+            at += w
+
+
+def packed_size(n, k):
+    return (n + VL - 1) // VL * VL * k
+
+
+KERNELS["pack"] = <size_t>&pack

@@ -1,0 +1,216 @@
+# Reductions over one axis, softmax and log-softmax over rows, and their gradients.
+#
+# An array is seen as x[outer][r][inner] → y[outer][inner]. Long sums go in chunks of 64 partial sums that
+# are folded as a fixed tree every 4,096 elements, and no sum is split between threads: the result is a
+# function of the shape alone. Softmax subtracts the row's maximum first, so nothing overflows.
+
+cdef enum:
+    RED_SUM = 0
+    RED_MAX = 1
+    RED_MIN = 2
+
+cdef enum:
+    CHUNK = 4096
+
+
+cdef inline float join(int64_t kind, float a, float b) noexcept nogil:
+    if kind == RED_SUM:
+        return a + b
+    if kind == RED_MAX:
+        return b if b > a or b != b else a
+    return b if b < a or b != b else a
+
+
+cdef inline void join_block(int64_t kind, float *a, const float *b) noexcept nogil:
+    if kind == RED_SUM:
+        binary_block(BIN_ADD, a, b)
+    elif kind == RED_MAX:
+        binary_block(BIN_MAXIMUM, a, b)
+    else:
+        binary_block(BIN_MINIMUM, a, b)
+
+
+cdef inline float neutral(int64_t kind) noexcept nogil:
+    if kind == RED_SUM:
+        return <float>0.0
+    return bits_float(<int32_t>0xFF800000) if kind == RED_MAX else bits_float(0x7F800000)
+
+
+cdef inline float fold(int64_t kind, float *lanes) noexcept nogil:
+    cdef int width = 32, j
+    while width > 0:
+        for j in range(width):
+            lanes[j] = join(kind, lanes[j], lanes[j + width])
+        width >>= 1
+    return lanes[0]
+
+
+cdef float reduce_row(int64_t kind, const float *x, int64_t n) noexcept nogil:
+    cdef float lanes[64]
+    cdef float v[64]
+    cdef float total = neutral(kind)
+    cdef int64_t i = 0, end, count
+    cdef int j
+    while i < n:
+        end = i + CHUNK if i + CHUNK < n else n
+        for j in range(64):
+            lanes[j] = neutral(kind)
+        while i < end:
+            count = end - i if end - i < 64 else 64
+            for j in range(64):
+                v[j] = neutral(kind)
+            memcpy(v, x + i, count * sizeof(float))
+            join_block(kind, lanes, v)
+            i += count
+        total = join(kind, total, fold(kind, lanes))
+    return total
+
+
+# y[count] over r rows of x, count ≤ 64, `stride` elements apart: 64 sums side by side, in two levels.
+cdef inline void reduce_columns(int64_t kind, float *y, const float *x, int64_t r, int64_t stride,
+                                int64_t count, float scale) noexcept nogil:
+    cdef float total[64]
+    cdef float lanes[64]
+    cdef float v[64]
+    cdef int64_t i = 0, end
+    cdef int j
+    for j in range(64):
+        total[j] = neutral(kind)
+        v[j] = <float>0.0
+    while i < r:
+        end = i + 64 if i + 64 < r else r
+        for j in range(64):
+            lanes[j] = neutral(kind)
+        while i < end:
+            memcpy(v, x + i * stride, count * sizeof(float))
+            join_block(kind, lanes, v)
+            i += 1
+        join_block(kind, total, lanes)
+    for j in range(64):
+        total[j] *= scale
+    memcpy(y, total, count * sizeof(float))
+
+
+# ptr: y, x; size: kind, outer, r, inner; scalar: factor (1/r makes a sum a mean).
+cdef void reduce(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef float *y = <float*>ins.ptr[0]
+    cdef const float *x = <const float*>ins.ptr[1]
+    cdef int64_t kind = ins.size[0], outer = ins.size[1], r = ins.size[2], inner = ins.size[3]
+    cdef float scale = <float>ins.scalar[0]
+    cdef int64_t i, lo, hi, column, blocks = (inner + 63) // 64
+    slice_of(outer * blocks, 1, tid, nthreads, &lo, &hi)
+    for i in range(lo, hi):
+        if inner == 1:
+            y[i] = reduce_row(kind, x + i * r, r) * scale
+        else:
+            column = i % blocks * 64
+            reduce_columns(kind, y + i // blocks * inner + column, x + i // blocks * r * inner + column,
+                           r, inner, inner - column if inner - column < 64 else 64, scale)
+
+
+# y[i] = exp(x[i] - shift), and their sum; y may be x.
+cdef float exp_row(float *y, const float *x, int64_t n, float shift) noexcept nogil:
+    cdef float v[64]
+    cdef float lanes[64]
+    cdef int64_t i = 0, count
+    cdef int j
+    for j in range(64):
+        lanes[j] = <float>0.0
+    while i < n:
+        count = n - i if n - i < 64 else 64
+        if count < 64:
+            for j in range(64):
+                v[j] = bits_float(<int32_t>0xFF800000)              # exp(-inf) = 0 in idle lanes
+        memcpy(v, x + i, count * sizeof(float))
+        for j in range(64):
+            v[j] = exp_(v[j] - shift)
+            lanes[j] = lanes[j] + v[j]
+        memcpy(y + i, v, count * sizeof(float))
+        i += 64
+    return fold(RED_SUM, lanes)
+
+
+# ptr: y, x; size: rows, n, log (1: log-softmax). y may be x.
+cdef void softmax(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef float *y
+    cdef const float *x
+    cdef int64_t row, lo, hi, i, n = ins.size[1]
+    cdef float top, total
+    cdef float e[64]
+    slice_of(ins.size[0], 1, tid, nthreads, &lo, &hi)
+    for row in range(lo, hi):
+        x = <const float*>ins.ptr[1] + row * n
+        y = <float*>ins.ptr[0] + row * n
+        top = reduce_row(RED_MAX, x, n)
+        if ins.size[2]:
+            total = <float>0.0
+            i = 0
+            while i < n:
+                total = total + exp_row(e, x + i, n - i if n - i < 64 else 64, top)
+                i += 64
+            total = log_(total)
+            for i in range(n):
+                y[i] = (x[i] - top) - total
+        else:
+            total = <float>1.0 / exp_row(y, x, n, top)
+            for i in range(n):
+                y[i] = y[i] * total
+
+
+# dx = y·(dy - Σ dy·y), or for log-softmax dx = dy - e^y·Σ dy. ptr: dx, dy, y; size: rows, n, log. dx may be dy.
+cdef void softmax_grad(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef float *dx
+    cdef const float *dy
+    cdef const float *y
+    cdef float v[64]
+    cdef int64_t row, lo, hi, i, count, n = ins.size[1]
+    cdef int j
+    cdef float total
+    slice_of(ins.size[0], 1, tid, nthreads, &lo, &hi)
+    for row in range(lo, hi):
+        dx = <float*>ins.ptr[0] + row * n
+        dy = <const float*>ins.ptr[1] + row * n
+        y = <const float*>ins.ptr[2] + row * n
+        if ins.size[2]:
+            total = reduce_row(RED_SUM, dy, n)
+            i = 0
+            while i < n:
+                count = n - i if n - i < 64 else 64
+                exp_row(v, y + i, count, <float>0.0)
+                for j in range(count):
+                    dx[i + j] = dy[i + j] - v[j] * total
+                i += 64
+        else:
+            total = <float>0.0
+            i = 0
+            while i < n:
+                count = n - i if n - i < 64 else 64
+                for j in range(64):
+                    v[j] = <float>0.0
+                for j in range(count):
+                    v[j] = dy[i + j] * y[i + j]
+                total = total + fold(RED_SUM, v)
+                i += 64
+            for i in range(n):
+                dx[i] = y[i] * (dy[i] - total)
+
+
+# Index of each row's first maximum, as int64. ptr: y, x; size: rows, n.
+cdef void argmax(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef int64_t *y = <int64_t*>ins.ptr[0]
+    cdef const float *x
+    cdef int64_t row, lo, hi, i, best, n = ins.size[1]
+    slice_of(ins.size[0], 1, tid, nthreads, &lo, &hi)
+    for row in range(lo, hi):
+        x = <const float*>ins.ptr[1] + row * n
+        best = 0
+        for i in range(1, n):
+            if x[i] > x[best]:
+                best = i
+        y[row] = best
+
+
+KERNELS["reduce"] = <size_t>&reduce
+KERNELS["softmax"] = <size_t>&softmax
+KERNELS["softmax_grad"] = <size_t>&softmax_grad
+KERNELS["argmax"] = <size_t>&argmax

@@ -1,0 +1,107 @@
+"""Layers: parameters and a forward of a few lines. Names, arguments, defaults and layouts are PyTorch's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from .. import functional as F  # noqa: N812
+from .. import rng
+from .module import Module
+from .parameter import Parameter
+
+
+def positive(name: str, value: int) -> int:
+    """Check a layer's extent."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, found {value!r}")
+    return value
+
+
+class Sequential(Module):
+    """Layers one after another; parameters are named 0.weight, 0.bias, 2.weight, …"""
+
+    def __init__(self, *layers: Module):
+        super().__init__()
+        for layer in layers:
+            self.append(layer)
+
+    def append(self, layer: Module) -> Sequential:
+        """Add a layer at the end."""
+        if not isinstance(layer, Module):
+            raise TypeError(f"Sequential takes layers, found {type(layer).__name__}")
+        setattr(self, str(len(self._modules)), layer)
+        return self
+
+    def config(self):
+        """Constructor arguments: the layers of now."""
+        return tuple(self._modules.values()), {}
+
+    def forward(self, x):
+        """x through every layer in turn."""
+        for layer in self._modules.values():
+            x = layer(x)
+        return x
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._modules.values())
+
+    def __getitem__(self, index):
+        layers = list(self._modules.values())
+        return Sequential(*layers[index]) if isinstance(index, slice) else layers[index]
+
+
+class Linear(Module):
+    """y = x·Wᵀ + b: (…, in_features) → (…, out_features). W (out, in) and b start uniform in ±1/√in."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True):
+        super().__init__()
+        self.in_features = positive("in_features", in_features)
+        self.out_features = positive("out_features", out_features)
+        bound = 1 / math.sqrt(in_features)
+        self.weight = Parameter(rng.uniform((out_features, in_features), -bound, bound))
+        self.bias = Parameter(rng.uniform((out_features,), -bound, bound)) if bias else None
+
+    def forward(self, x):
+        """x (…, in_features) → (…, out_features)."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class Flatten(Module):
+    """Join the axes start_dim … end_dim; by default all but the batch."""
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1):
+        super().__init__()
+        self.start_dim, self.end_dim = start_dim, end_dim
+
+    def forward(self, x):
+        """(N, a, b, …) → (N, a·b·…)."""
+        return F.flatten(x, self.start_dim, self.end_dim)
+
+
+class Identity(Module):
+    """y = x. Takes and ignores any arguments."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__()
+
+    def forward(self, x):
+        """x."""
+        return x
+
+
+class Dropout(Module):
+    """Zero each element with probability p and scale the rest by 1/(1-p), in training programs only."""
+
+    def __init__(self, p: float = 0.5):
+        super().__init__()
+        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
+            raise ValueError(f"dropout p must be in [0, 1), found {p!r}")
+        self.p = p
+
+    def forward(self, x):
+        """Any shape."""
+        return F.dropout(x, self.p)

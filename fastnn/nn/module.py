@@ -1,0 +1,207 @@
+"""Module: parameters, submodules, and a `forward` that is traced once per shape."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..engine import threads
+from ..graph.tensor import constant, current
+from . import describe
+from .parameter import Arena, Parameter
+
+CACHED_PROGRAMS = 16
+
+
+class Module:
+    """Base class of all layers and models.
+
+    Subclasses set parameters and submodules as attributes in `__init__` (after `super().__init__()`) and
+    define `forward`. Python runs when the model is traced, once for each input shape, not at each iteration.
+    """
+
+    def __new__(cls, *args, **kwargs):
+        self = super().__new__(cls)
+        # The constructor's arguments are the architecture that save() writes.
+        self.__dict__.update(_init=(args, kwargs), _parameters={}, _modules={}, _compiled=OrderedDict(), _name="")
+        self.metadata: dict[str, str] = {}
+        return self
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        describe.register(cls)
+
+    def __init__(self):
+        pass
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._parameters.pop(name, None)
+        self._modules.pop(name, None)
+        if isinstance(value, Parameter):
+            self._parameters[name] = value
+        elif isinstance(value, Module):
+            self._modules[name] = value
+            value.__dict__["_name"] = name
+        self.__dict__[name] = value
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_compiled": OrderedDict()}
+
+    # -- calling ----------------------------------------------------------------------------------------------
+
+    def forward(self, *inputs):
+        """The computation, on symbolic tensors; every subclass defines it."""
+        raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+    def __call__(self, *inputs):
+        """Within a trace: record the layer. On ndarrays: compiled inference, ndarray out.
+
+        Inference programs are compiled for each new input shape and the last 16 are kept.
+        """
+        trace = current()
+        if trace is None:
+            return self._infer(*inputs)
+        trace.path.append(self._name)
+        trace.kinds.append(type(self).__name__)
+        try:
+            inputs = [constant(x) if isinstance(x, np.ndarray) else x for x in inputs]
+            return self.forward(*inputs)
+        finally:
+            trace.path.pop()
+            trace.kinds.pop()
+
+    def _infer(self, *inputs):
+        from ..graph.compile import Compiled, spec_of
+
+        arrays = []
+        for x in inputs:
+            array = np.asarray(x)
+            if array.dtype.kind not in "biuf":
+                raise TypeError(f"{type(self).__name__} needs numbers, found dtype {array.dtype}")
+            integers = array.dtype.kind in "iu" and self.takes_integers()
+            array = np.asarray(array, dtype=np.int64 if integers else np.float32, order="C")
+            arrays.append(array)
+        arena = self.arena()
+        key = (id(arena), *((a.shape, a.dtype.char) for a in arrays))
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            compiled = Compiled(self, [spec_of(a) for a in arrays], arena)
+            self._compiled[key] = compiled
+            if len(self._compiled) > CACHED_PROGRAMS:
+                self._compiled.popitem(last=False)
+        return compiled(*arrays, nthreads=compiled.program.threads(threads.get_num_threads()))
+
+    def takes_integers(self) -> bool:
+        """Whether integer inputs are token ids (kept as int64) and not numbers (converted to float32)."""
+        return False
+
+    # -- parameters -------------------------------------------------------------------------------------------
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """This module and all below it, each with its dotted name."""
+        yield prefix, self
+        for name, module in self._modules.items():
+            yield from module.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Each parameter once, with the first of its dotted names."""
+        seen: set[int] = set()
+        for prefix, module in self.named_modules():
+            for name, parameter in module._parameters.items():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield (f"{prefix}.{name}" if prefix else name), parameter
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Each parameter once."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def num_parameters(self) -> int:
+        """Numbers learned, in all."""
+        return sum(p.size for p in self.parameters())
+
+    def arena(self) -> Arena:
+        """The block that holds exactly this model's parameters; they are moved into a new one if need be."""
+        parameters = list(self.parameters())
+        arena = parameters[0].arena if parameters else None
+        if arena is None or not arena.holds(parameters):
+            arena = Arena(parameters)
+        return arena
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters by name, in PyTorch's names and layouts."""
+        return {name: np.array(p.data) for name, p in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
+        """Copy arrays into the parameters; nothing is changed if any name or shape is wrong.
+
+        strict: names must match exactly. Raises ValueError that lists missing and unexpected names and
+        shapes that differ.
+        """
+        own = dict(self.named_parameters())
+        missing = [name for name in own if name not in state]
+        unexpected = [name for name in state if name not in own]
+        wrong = [
+            f"{name}: found {np.shape(state[name])}, expected {own[name].shape}"
+            for name in own
+            if name in state and np.shape(state[name]) != own[name].shape
+        ]
+        problems = []
+        if strict and missing:
+            problems.append(f"missing: {', '.join(missing)}")
+        if strict and unexpected:
+            problems.append(f"unexpected: {', '.join(unexpected)}")
+        if wrong:
+            problems.append(f"wrong shapes: {'; '.join(wrong)}")
+        if problems:
+            raise ValueError(f"state dict does not fit {type(self).__name__}: {'; '.join(problems)}")
+        for name, parameter in own.items():
+            if name in state:
+                parameter.data = state[name]
+
+    def save(self, path, metadata: Mapping[str, str] | None = None) -> None:
+        """Write all parameters to a safetensors file, with the architecture and `metadata` in its header."""
+        from ..io.safetensors import save_file
+
+        meta = {**self.metadata, **(metadata or {})}
+        architecture = describe.describe(self)
+        if architecture is not None:
+            meta["fastnn.architecture"] = architecture
+        save_file(self.state_dict(), path, metadata=meta)
+
+    def load(self, path, strict: bool = True) -> None:
+        """Read the parameters from a safetensors file. Raises ValueError where they do not fit."""
+        from ..io.safetensors import load_file, read_header
+
+        self.load_state_dict(load_file(path), strict)
+        self.metadata = dict(read_header(path).metadata)
+
+    def config(self) -> tuple[tuple, dict]:
+        """The constructor's arguments, for the architecture description."""
+        return self._init
+
+    # -- looking ----------------------------------------------------------------------------------------------
+
+    def extra_repr(self) -> str:
+        """What a layer shows between its parentheses: the constructor's arguments."""
+        args, kwargs = self._init
+        return ", ".join([*map(repr, args), *(f"{k}={v!r}" for k, v in kwargs.items())])
+
+    def __repr__(self) -> str:
+        if not self._modules:
+            return f"{type(self).__name__}({self.extra_repr()})"
+        children = "\n".join(
+            f"({name}): {module!r}".replace("\n", "\n  ") for name, module in self._modules.items()
+        )
+        return f"{type(self).__name__}(\n  " + children.replace("\n(", "\n  (") + "\n)"
+
+    def summary(self, input_shape: tuple[int, ...]) -> str:
+        """A table of layers with output shapes and parameter counts, for one input of shape (batch, …)."""
+        from .summary import summary
+
+        return summary(self, input_shape)
+
+

@@ -1,0 +1,111 @@
+"""Parameters, and the arena that holds all parameters of a model in one aligned block."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..engine.executor import address_of
+from ..graph.tensor import Operators, Tensor, Trace, source
+
+ALIGN = 64
+
+
+class Arena:
+    """One block for many parameters, each on a cache line of its own; the gaps stay zero.
+
+    `version` counts the changes that fastnn itself makes. Changes that the user makes through an ndarray view
+    cannot be counted, so whether a view is alive is read off the block's reference count.
+    """
+
+    def __init__(self, parameters: Iterable[Parameter]):
+        self.parameters = list(parameters)
+        self.offsets: list[int] = []
+        end = 0
+        for p in self.parameters:
+            self.offsets.append(end)
+            end += -(-p.size * 4 // ALIGN) * ALIGN
+        raw = np.zeros(end + ALIGN, dtype=np.uint8)
+        start = -address_of(raw) % ALIGN
+        self.bytes = raw[start : start + end]
+        self.version = 0
+        values = [p.data for p in self.parameters]
+        for p, offset, value in zip(self.parameters, self.offsets, values, strict=True):
+            self.bytes[offset : offset + 4 * p.size].view(np.float32)[:] = value.reshape(-1)
+            p.arena, p.offset, p._own = self, offset, None
+        self._raw = raw
+        self._handed_out = False
+        self._quiet = sys.getrefcount(raw)
+
+    def holds(self, parameters: list[Parameter]) -> bool:
+        """Whether exactly these parameters lie here."""
+        return len(parameters) == len(self.parameters) and all(p.arena is self for p in parameters)
+
+    def view(self, offset: int, shape: tuple[int, ...], size: int) -> np.ndarray:
+        """A float32 view that the user may write to."""
+        self._handed_out = True
+        return self.bytes[offset : offset + 4 * size].view(np.float32).reshape(shape)
+
+    def unchanged_since(self, version: int) -> bool:
+        """Whether no parameter can have changed since `version` was read."""
+        if self._handed_out:
+            self.version += 1
+            self._handed_out = sys.getrefcount(self._raw) > self._quiet
+        return self.version == version
+
+
+class Parameter(Operators):
+    """A tensor that is learned: float32, initialised by its layer, saved in checkpoints.
+
+    data: any numbers; converted to float32. requires_grad=False freezes it.
+    """
+
+    def __init__(self, data, requires_grad: bool = True):
+        self._own: np.ndarray | None = np.array(data, dtype=np.float32, order="C")
+        self.shape: tuple[int, ...] = self._own.shape
+        self.size: int = self._own.size
+        self.requires_grad = requires_grad
+        self.arena: Arena | None = None
+        self.offset = 0
+
+    @property
+    def data(self) -> np.ndarray:
+        """The numbers, as a view: what is written here is what the next iteration reads.
+
+        A view taken before the model is compiled for the first time is left behind when all parameters move
+        into one block: take it anew.
+        """
+        return self._own if self.arena is None else self.arena.view(self.offset, self.shape, self.size)
+
+    @data.setter
+    def data(self, value) -> None:
+        value = np.asarray(value)
+        if value.shape != self.shape:
+            raise ValueError(f"parameter of shape {self.shape} cannot take an array of shape {value.shape}")
+        self.data[...] = value
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def symbol(self, trace: Trace) -> Tensor:
+        """The node of this parameter in a trace: always the same one, so that shared uses add up."""
+        node = trace.parameters.get(id(self))
+        if node is None:
+            node = trace.parameters[id(self)] = source("parameter", self.shape, parameter=self)
+        return node
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.array(self.data, dtype=dtype)
+
+    def __repr__(self) -> str:
+        return f"Parameter(shape={self.shape}, requires_grad={self.requires_grad})"
+
+    def __getstate__(self) -> dict:
+        return {"data": np.array(self.data), "requires_grad": self.requires_grad}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["data"], state["requires_grad"])

@@ -1,0 +1,39 @@
+"""Random numbers for initialisation: Philox, so that the same seed gives the same model on every machine.
+
+The seed of this process is 0 until `manual_seed` sets another; each draw takes the next stream of the seed.
+Shuffling and dropout belong to the Trainer and follow its own seed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .engine.executor import random_uniform
+
+_state = {"seed": 0, "stream": 0}
+
+
+def manual_seed(seed: int) -> None:
+    """Start the sequence of initialisations over from `seed` (0 ≤ seed < 2⁶⁴)."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
+        raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, found {seed!r}")
+    _state.update(seed=int(seed), stream=0)
+
+
+def uniform(shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> np.ndarray:
+    """float32 numbers of [low, high)."""
+    out = np.empty(math.prod(shape), dtype=np.float32)
+    random_uniform(out, _state["seed"], _state["stream"])
+    _state["stream"] += 1
+    return (np.float32(low) + out * np.float32(high - low)).reshape(shape)
+
+
+def normal(shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0) -> np.ndarray:
+    """float32 numbers of the normal distribution (Box and Muller's transform, in float64)."""
+    half = (math.prod(shape) + 1) // 2
+    radius = np.sqrt(-2.0 * np.log(1.0 - uniform((half,)).astype(np.float64)))
+    angle = 2.0 * math.pi * uniform((half,)).astype(np.float64)
+    both = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+    return (mean + std * both[: math.prod(shape)]).astype(np.float32).reshape(shape)

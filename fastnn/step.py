@@ -1,0 +1,247 @@
+"""The compiled training step: trace → autodiff → fuse → plan → program, over memory that all steps share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from . import config
+from .engine.source import Source
+from .graph.autodiff import gradients
+from .graph.fuse import Graph, fuse
+from .graph.ops import apply
+from .graph.plan import Place, align, plan
+from .graph.program import Program, aligned_zeros, place_constants
+from .graph.tensor import FLOAT, Out, Tensor, constant, source, tracing
+from .nn.losses import Loss
+from .nn.module import Module
+from .nn.parameter import Parameter
+from .optim import Optimizer
+
+
+class Memory:
+    """Flat arenas of one trainer: gradients and optimizer slots beside the parameters, and the activations.
+
+    Programs for several batch sizes run one after another, so they share one activation arena.
+    """
+
+    def __init__(self, model: Module, optimizer: Optimizer):
+        self.model, self.optimizer = model, optimizer
+        self.arena = None
+        self.slots: dict[str, np.ndarray] = {}
+        self.gradient_bytes = aligned_zeros(0)
+        self._activations = aligned_zeros(0)
+
+    def attach(self) -> bool:
+        """Make sure that the model's parameters lie in one arena; True if they have moved since the last call."""
+        arena = self.model.arena()
+        if arena is self.arena:
+            return False
+        size = arena.bytes.nbytes
+        # Moments belong to parameters, not to places: keep them where the parameters are the same ones.
+        old = dict(zip(map(id, self.arena.parameters), self.arena.offsets, strict=True)) if self.arena else {}
+        slots = {}
+        for name in self.optimizer.slots():
+            slots[name] = aligned_zeros(size)
+            slots[name].view(np.float32)[:] = self.optimizer.initial(name)
+            for p, offset in zip(arena.parameters, arena.offsets, strict=True):
+                if id(p) in old:
+                    n = 4 * p.size
+                    slots[name][offset : offset + n] = self.slots[name][old[id(p)] : old[id(p)] + n]
+        self.arena, self.slots = arena, slots
+        self.gradient_bytes = aligned_zeros(size)
+        return True
+
+    def activations(self, nbytes: int) -> np.ndarray:
+        """An arena of at least that size, the same one for all programs that fit."""
+        if self._activations.nbytes < nbytes:
+            self._activations = aligned_zeros(nbytes)
+        return self._activations[:nbytes]
+
+    def segments(self) -> dict[str, np.ndarray]:
+        """The arenas by segment name."""
+        slots = {f"optimizer {name}": data for name, data in self.slots.items()}
+        return {"parameters": self.arena.bytes, "gradients": self.gradient_bytes, **slots}
+
+    def gradients(self) -> dict[str, np.ndarray]:
+        """Copies of the gradients by parameter name."""
+        return {
+            name: self.gradient_bytes[p.offset : p.offset + 4 * p.size].view(np.float32).reshape(p.shape).copy()
+            for name, p in self.model.named_parameters()
+            if p.requires_grad
+        }
+
+    def _state(self) -> list[np.ndarray]:
+        return [self.arena.bytes, *self.slots.values()]
+
+    def snapshot(self) -> list[np.ndarray]:
+        """A copy of parameters and optimizer state."""
+        return [data.copy() for data in self._state()]
+
+    def remember(self, snapshot: list[np.ndarray]) -> None:
+        """Overwrite a snapshot with the state of now."""
+        for kept, data in zip(snapshot, self._state(), strict=True):
+            kept[:] = data
+
+    def restore(self, snapshot: list[np.ndarray]) -> None:
+        """Go back to a snapshot."""
+        self.arena.version += 1
+        for kept, data in zip(snapshot, self._state(), strict=True):
+            data[:] = kept
+
+
+class Step:
+    """A program for one batch shape, with the addresses of its results."""
+
+    def __init__(self, program: Program, memory: Memory, batch_size: int, results: Sequence[Tensor], classes):
+        self.program, self.memory, self.batch_size = program, memory, batch_size
+        loss, weight, *sums = results
+        self._loss, self._weight = program.address(loss), program.address(weight)
+        self._sums = tuple(program.address(s) for s in sums)
+        self._classes = classes
+
+    def bind(self, data: Sequence[Source]) -> None:
+        """Read batches from these sources from now on."""
+        for name, one in zip(("x", "y", "w"), data, strict=False):
+            if name in self.program.sources:
+                one.bind(self.program.executor, self.program.sources[name])
+
+    def check_labels(self, y: Source) -> None:
+        """ValueError if a class index is out of range for the prediction; shapes were checked at trace time."""
+        if self._classes is None or not y.integers or not y.array.size:
+            return
+        n, ignore = self._classes
+        low, high = int(y.array.min()), int(y.array.max())
+        if low >= 0 and high < n:
+            return
+        wrong = (y.array < 0) | (y.array >= n)
+        if ignore is not None:
+            wrong &= y.array != ignore
+        if wrong.any():
+            where = tuple(int(i) for i in np.argwhere(wrong)[0])
+            raise ValueError(
+                f"{y.name} has label {int(y.array[where])} at sample {where[0]}; the model predicts {n} classes, "
+                f"so labels must be 0 to {n - 1}"
+            )
+
+    def run(self, batches: int, rows, first_row: int, rates, seed: int, step: int, nthreads: int):
+        """Iterations over `batches` full batches; returns (done, totals, diverged, error)."""
+        program = self.program
+        training = rates is not None
+        done, totals, diverged, error = program.executor.run_batches(
+            0, program.update_at, program.length, batch_size=self.batch_size, batches=batches, rows=rows,
+            first_row=first_row, rates=rates, seed=seed, step=step, loss=self._loss, weight=self._weight,
+            sums=self._sums, nthreads=nthreads,
+        )
+        if training:
+            self.memory.arena.version += 1
+        sums = np.array(totals)
+        sums[2:] *= self.batch_size
+        return done, sums, diverged, error
+
+    def run_gradients(self, seed: int, step: int, nthreads: int) -> None:
+        """Forward and backward on rows 0, 1, … without an update."""
+        self.program.executor.run(0, self.program.update_at, nthreads, seed, step)
+
+
+def compile_step(
+    model: Module,
+    loss: Loss | Callable,
+    metrics: Mapping[str, Callable],
+    optimizer: Optimizer | None,
+    memory: Memory,
+    x: Out,
+    y: Out | None,
+    w: Out | None,
+    training: bool,
+    share: bool = True,
+) -> Step:
+    """The step for batches x, y (None: shaped like the prediction) and sample weights w.
+
+    training=False leaves out gradients and update. share=False plans no memory sharing.
+    """
+    with tracing(training) as trace:
+        inputs = [source("input", x.shape, x.dtype, name="x", gather=True)]
+        prediction = model(inputs[0])
+        if not isinstance(prediction, Tensor):
+            raise TypeError(f"the model returned {type(prediction).__name__}, expected one tensor")
+        y = Out(prediction.shape, FLOAT) if y is None else y
+        inputs.append(source("input", y.shape, y.dtype, name="y", gather=True))
+        if w is not None:
+            inputs.append(source("input", w.shape, w.dtype, name="w", gather=True))
+        value, weight = _loss_and_weight(loss, prediction, *inputs[1:])
+        results = [value, weight, *(_scalar(name, m(prediction, inputs[1])) for name, m in metrics.items())]
+        results = [apply("copy", r) if r.op in ("constant", "reshape", "input") else r for r in results]
+        named: list[tuple[str, Parameter]] = []
+        outputs: list[Tensor] = []
+        if training:
+            candidates = [
+                (name, p) for name, p in model.named_parameters() if p.requires_grad and id(p) in trace.parameters
+            ]
+            for (name, p), g in zip(
+                candidates, gradients(value, [p.symbol(trace) for _, p in candidates]), strict=True
+            ):
+                if g is not None:
+                    # Each gradient gets the memory of its parameter's place, so it must be nobody else's.
+                    root = g
+                    while root.op == "reshape":
+                        (root,) = root.inputs
+                    taken = root.op in ("input", "parameter", "constant", "item") or any(o is root for o in outputs)
+                    outputs.append(apply("copy", g) if taken or root is not g else g)
+                    named.append((name, p))
+            if not named:
+                raise ValueError("nothing to train: the loss depends on no parameter with requires_grad")
+
+    graph = fuse(Graph([*results, *outputs]))
+    if config.verify:
+        graph.verify()
+    results, outputs = graph.outputs[: len(results)], graph.outputs[len(results) :]
+    fixed, constants = place_constants(graph)
+    for node in graph.nodes:
+        if node.op == "parameter":
+            fixed[node.id] = Place("parameters", node.attrs["parameter"].offset)
+    for (_, p), g in zip(named, outputs, strict=True):
+        fixed[g.id] = Place("gradients", p.offset)
+    planned = plan(graph, fixed, {r.id for r in results}, share)
+    segments = {"activations": memory.activations(planned.work), "constants": constants}
+    update = []
+    if training:
+        segments |= memory.segments()
+        nbytes = memory.gradient_bytes.nbytes
+        update = optimizer.instructions(named, nbytes)
+        if optimizer.clip_norm is not None:
+            segments["clip"] = aligned_zeros(align(optimizer.clip_bytes(nbytes)))
+    else:
+        segments["parameters"] = memory.arena.bytes
+    program = Program(graph, planned, segments, update)
+    classes = None
+    if getattr(loss, "integer_targets", False) and prediction.ndim > 1:
+        classes = (prediction.shape[1], getattr(loss, "ignore_index", None))
+    return Step(program, memory, x.shape[0], results, classes)
+
+
+def _loss_and_weight(loss, prediction: Tensor, target: Tensor, sample_weight: Tensor | None = None):
+    if isinstance(loss, Loss):
+        value, weight = loss.weighted(prediction, target, sample_weight)
+    else:
+        value, weight = loss(prediction, target), float(prediction.shape[0])
+        if not isinstance(value, Tensor):
+            raise TypeError(f"the loss returned {type(value).__name__}, expected a tensor")
+        if value.size != 1 and value.shape == prediction.shape[:1]:
+            if sample_weight is not None:
+                weight = sample_weight.sum()
+                value = (value * sample_weight).sum() / weight
+            else:
+                value = value.mean()
+        elif sample_weight is not None:
+            raise ValueError("a loss function that returns one number cannot be weighted by samples")
+        if value.size != 1:
+            raise ValueError(f"the loss must be one number or one a sample, found shape {value.shape}")
+    return value, weight if isinstance(weight, Tensor) else constant(float(weight))
+
+
+def _scalar(name: str, value) -> Tensor:
+    if not isinstance(value, Tensor) or value.size != 1 or value.dtype != FLOAT:
+        raise ValueError(f"metric {name!r} must return one float, found {value!r}")
+    return value
