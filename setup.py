@@ -25,14 +25,14 @@ DIRECTIVES = {
 
 # Never -ffast-math or -Ofast: they may switch the whole process to flush-to-zero.
 # The two --param keep GCC from unrolling register tiles before it has vectorised them.
-COMMON = ["-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
-LINK = ["-Wl,-s"] if platform.system() == "Linux" else []
+COMMON = ["-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-pthread"]
+LINK = ["-Wl,-s", "-pthread"] if platform.system() == "Linux" else []
 MACROS = []
 # Register tiles are one inline function, instantiated by calls with literal extents: slow unless inlined.
 INLINE = [("CYTHON_INLINE", "inline __attribute__((always_inline))")]
 if FLAVOUR == "debug":
-    COMMON = ["-O1", "-g", "-ffp-contract=fast", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
-    LINK = ["-fsanitize=address,undefined"]
+    COMMON = ["-O1", "-g", "-ffp-contract=fast", "-fno-omit-frame-pointer", "-pthread", "-fsanitize=address,undefined"]
+    LINK = ["-pthread", "-fsanitize=address,undefined"]
 if FLAVOUR == "coverage":
     MACROS = [("CYTHON_TRACE_NOGIL", "1")]
 

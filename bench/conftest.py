@@ -38,8 +38,8 @@ def pytest_collection_modifyitems(items):
 def race(benchmark, request) -> Callable[..., None]:
     """race(library, {"numpy": f, "fastnn": g}, flop=...): benchmarks one of two callables.
 
-    `flop` is the arithmetic of one call; or `nbytes` the memory that one call must read and write at least,
-    in a working set of as many bytes, or of `working_set` where data is both read and written.
+    `flop` is the arithmetic of one call; or `nbytes` the memory that it must read and write at least.
+    `working_set` is given for updates in place: the bytes of all arrays, where some are read and written.
     """
 
     def run(
@@ -50,7 +50,9 @@ def race(benchmark, request) -> Callable[..., None]:
         nbytes: int = 0,
         working_set: int = 0,
     ) -> None:
-        case = request.node.name.replace(f"{library}-", "", 1).replace(f"[{library}]", "")
+        parameters = request.node.callspec.params
+        case = " ".join(str(value) for name, value in parameters.items() if name != "library")
+        case = f"{request.node.originalname.removeprefix('test_')} {case}"
         benchmark.group = case
         benchmark(contenders[library])
         if library != "fastnn" or not benchmark.enabled:
@@ -59,7 +61,7 @@ def race(benchmark, request) -> Callable[..., None]:
         if flop:
             unit, work, limit = "GFLOP/s", flop, roof.gflops()
         else:
-            unit, work, limit = "GB/s", nbytes, roof.gbytes(working_set or nbytes)
+            unit, work, limit = "GB/s", nbytes, roof.gbytes(working_set or nbytes, working_set > 0)
         rate = work / seconds["fastnn"] / 1e9
         row = {
             "fastnn_us": seconds["fastnn"] * 1e6,
@@ -105,4 +107,4 @@ def pytest_terminal_summary(terminalreporter, config):
             f"{case:{width}} {row['numpy_us']:10.2f} {row['fastnn_us']:10.2f} {row['times_numpy']:11.2f}× "
             f"{row[unit]:8.1f} {unit:7} {row['share_of_roof']:8.0%}"
         )
-    write(f"Roof of arithmetic: {roof.gflops():.0f} GFLOP/s; of memory: a copy of the same working set.")
+    write(f"Roof of arithmetic: {roof.gflops():.0f} GFLOP/s; of memory: copies or updates of a working set as large.")

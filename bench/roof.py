@@ -1,7 +1,7 @@
 """What one core of this machine can do at most: measured, to set benchmark results beside.
 
 Two loops in C, compiled when first asked for with the compiler that also builds fastnn: independent fused
-multiply-adds on registers, and a scaled copy over a working set of given size.
+multiply-adds on registers, and copies or updates in place over a working set of given size.
 """
 
 import ctypes
@@ -43,6 +43,13 @@ void scaled_copy(const float *restrict x, float *restrict y, long n, long repeat
         __asm__ volatile("" ::: "memory");
     }
 }
+
+void update_in_place(const float *restrict x, float *restrict y, long n, long repeats) {
+    for (long k = 0; k < repeats; k++) {
+        for (long i = 0; i < n; i++) y[i] = y[i] + x[i] * 1.0001f;
+        __asm__ volatile("" ::: "memory");
+    }
+}
 """
 
 
@@ -56,7 +63,8 @@ def _library() -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(library))
     loaded.fma_chains.restype = ctypes.c_long
     loaded.fma_chains.argtypes = [ctypes.c_long, ctypes.c_void_p]
-    loaded.scaled_copy.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
+    for function in (loaded.scaled_copy, loaded.update_in_place):
+        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
     return loaded
 
 
@@ -73,16 +81,17 @@ def gflops() -> float:
 
 
 @functools.cache
-def gbytes(working_set: int) -> float:
-    """GB/s of one core that reads one array and writes another, `working_set` bytes together: the best of
-    20 runs that each move at least 16 MB."""
+def gbytes(working_set: int, in_place: bool = False) -> float:
+    """GB/s of one core that reads one array and writes another (or, in place, reads both and writes one),
+    `working_set` bytes together: the best of 20 runs that each touch at least 16 MB."""
     n = max(working_set // 8, 1024)
     x, y = np.ones(n, np.float32), np.zeros(n, np.float32)
     repeats = max(1, 2**24 // (8 * n))
-    copy, source, target = _library().scaled_copy, x.ctypes.data, y.ctypes.data
+    moved = (12 if in_place else 8) * n * repeats
+    function = _library().update_in_place if in_place else _library().scaled_copy
     rates = []
     for _ in range(20):
         start = time.perf_counter()
-        copy(source, target, n, repeats)
-        rates.append(8 * n * repeats / (time.perf_counter() - start))
+        function(x.ctypes.data, y.ctypes.data, n, repeats)
+        rates.append(moved / (time.perf_counter() - start))
     return max(rates) / 1e9

@@ -15,7 +15,7 @@ from typing import Any
 
 from .graph.ops import Instr
 from .graph.plan import Place
-from .nn.parameter import Parameter
+from .parameter import Parameter
 
 CHUNK = 4096        # of the norm's partial sums: kernels/reduce.pxi
 

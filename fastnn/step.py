@@ -16,8 +16,8 @@ from .graph.program import Program, aligned_zeros, place_constants
 from .graph.tensor import FLOAT, Out, Tensor, constant, source, tracing
 from .nn.losses import Loss
 from .nn.module import Module
-from .nn.parameter import Parameter
 from .optim import Optimizer
+from .parameter import Parameter
 
 
 class Memory:
@@ -112,7 +112,7 @@ class Step:
         if self._classes is None or not y.integers or not y.array.size:
             return
         n, ignore = self._classes
-        low, high = int(y.array.min()), int(y.array.max())
+        low, high = y.integer_range()
         if low >= 0 and high < n:
             return
         wrong = (y.array < 0) | (y.array >= n)

@@ -56,11 +56,12 @@ class Trainer:
         self.model, self.loss, self.seed = model, loss, int(seed)
         self.optimizer = optimizer if optimizer is not None else SGD()
         self.metrics = dict(_named_metric(m) for m in metrics)
-        self.num_threads = threads.check_num_threads(num_threads) if num_threads is not None else None
+        self.num_threads = threads.check_num_threads(num_threads, "num_threads") if num_threads is not None else None
         self.epoch = 0
         self.iteration = 0
         self._memory = Memory(model, self.optimizer)
         self._programs: dict[tuple, Any] = {}
+        self._batch: list[Source] = []                  # of the last call of step()
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -152,7 +153,8 @@ class Trainer:
 
         Raises DivergenceError if the loss is not finite; then nothing was updated.
         """
-        data = self._sources(x, y, sample_weight)
+        data = self._same_layout(x, y, sample_weight) or self._sources(x, y, sample_weight)
+        self._batch = data
         step = self._step(data, len(data[0]), True)
         step.check_labels(data[1])
         rates = np.array([self.optimizer.lr])
@@ -236,6 +238,19 @@ class Trainer:
         if sample_weight is not None and sources[2].array.min() < 0:
             raise ValueError(f"{prefix}sample_weight must not be negative")
         return sources
+
+    def _same_layout(self, x, y, sample_weight) -> list[Source] | None:
+        """The last step's sources filled anew, where every array has the layout of then."""
+        data, arrays = self._batch, (x, y) if sample_weight is None else (x, y, sample_weight)
+        if len(data) != len(arrays):
+            return None
+        for one, array in zip(data, arrays, strict=True):
+            if not one.refill(array):
+                return None
+            one.check_finite()
+        if sample_weight is not None and sample_weight.min() < 0:
+            raise ValueError("sample_weight must not be negative")
+        return data
 
     def _check_like(self, data: list[Source], other: list[Source]) -> None:
         for a, b in zip(data[:2], other[:2], strict=True):

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from fastnn import data, datasets
-from fastnn.engine.executor import permutation
+import fastnn
+from fastnn import Trainer, data, datasets, nn, optim
+from fastnn.engine import executor
 
 
 @pytest.mark.parametrize(
@@ -57,7 +58,7 @@ def test_shuffled_batches_pair_rows_and_follow_the_engine():
     X = np.arange(50) * 10
     made = list(data.batches(X, np.arange(50), batch_size=8, shuffle=True, seed=3, epoch=2))
     order = np.concatenate([yb for _, yb in made])
-    np.testing.assert_array_equal(order, permutation(50, 3, 2))
+    np.testing.assert_array_equal(order, executor.permutation(50, 3, 2))
     np.testing.assert_array_equal(np.concatenate([xb for xb, _ in made]), order * 10)
     assert sorted(order) == list(range(50))
     for other in ({"seed": 4, "epoch": 2}, {"seed": 3, "epoch": 1}):
@@ -67,7 +68,7 @@ def test_shuffled_batches_pair_rows_and_follow_the_engine():
 
 def test_drop_last_drops_the_end_of_the_shuffled_order():
     made = np.concatenate(list(data.batches(np.arange(11), batch_size=4, shuffle=True, drop_last=True)))
-    np.testing.assert_array_equal(made, permutation(11, 0, 0)[:8])
+    np.testing.assert_array_equal(made, executor.permutation(11, 0, 0)[:8])
 
 
 def test_batches_read_a_memory_map_and_strided_input(tmp_path):
@@ -239,3 +240,22 @@ def test_digits_are_scikit_learns():
     np.testing.assert_array_equal(X, reference.data)
     np.testing.assert_array_equal(y, reference.target)
     assert datasets.digits().feature_names == reference.feature_names
+
+
+def test_hand_written_loop_sees_the_batches_of_fit():
+    """One epoch by hand and by fit end in the same parameters, bit for bit."""
+    X, y = datasets.load_digits()
+    X = data.Standardizer.fit(X).transform(X)
+    models = []
+    for by_hand in (False, True):
+        fastnn.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 10))
+        trainer = Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=1e-3), seed=5)
+        if by_hand:
+            for xb, yb in data.batches(X, y, batch_size=100, shuffle=True, seed=5):
+                trainer.step(xb, yb)
+        else:
+            trainer.fit(X, y, epochs=1, batch_size=100, verbose=0)
+        models.append(model)
+    for name, array in models[0].state_dict().items():
+        np.testing.assert_array_equal(array, models[1].state_dict()[name], err_msg=name)

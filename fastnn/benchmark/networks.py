@@ -38,8 +38,7 @@ class Network:
     def data(self) -> tuple[np.ndarray, np.ndarray]:
         """X (n, inputs) float32, and y: labels (n,) int64, or targets (n, outputs) float32.
 
-        A noisy teacher makes them: learnable, so that losses move and can be compared, but too noisy for
-        gradients to vanish while the clock runs.
+        A noisy teacher makes them, so that there is something to learn and the losses can be compared.
         """
         rng = np.random.default_rng(1)
         n, inputs, outputs = self.batches * self.batch_size, self.sizes[0], self.sizes[-1]

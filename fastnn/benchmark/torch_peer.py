@@ -84,9 +84,7 @@ class TorchCompiled(TorchPeer):
         step = {"adam": adam, "sgd": sgd}[self.network.optimizer]
         self.step = torch.compile(step, fullgraph=True, dynamic=False)
         self.params = [tuple(torch.from_numpy(p).clone() for p in layer) for layer in self.parameters]
-        self.slots = [
-            tuple((torch.zeros_like(p), torch.zeros_like(p)) for p in layer) for layer in self.params
-        ]
+        self.slots = [tuple((torch.zeros_like(p), torch.zeros_like(p)) for p in layer) for layer in self.params]
         self.t = torch.zeros((), dtype=torch.float32)
 
     def reset(self) -> None:

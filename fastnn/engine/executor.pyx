@@ -58,6 +58,8 @@ cdef struct Run:
     double checked                   # when signals were last looked at
     bint slow
     int status
+    int64_t position                 # barriers that thread 0 has passed
+    int64_t stop_at                  # the barrier behind which every thread sees status
     PyObject *owner
 
 
@@ -71,25 +73,42 @@ cdef void look_for_signals(Run *run) noexcept nogil:
             PyErr_CheckSignals()
         except BaseException as error:
             (<Executor>run.owner).error = error
-            run.status = INTERRUPTED
+            stop(run, INTERRUPTED)
+
+
+# Thread 0 may have run ahead of a slow thread that is still behind the last barrier, and must not turn it back
+# there: everybody leaves behind the same barrier, the next one of thread 0.
+cdef inline void stop(Run *run, int status) noexcept nogil:
+    run.stop_at = run.position
+    run.status = status
+
+
+# The barrier; False if the run ends here. `passed` counts the barriers of the calling thread.
+cdef inline bint meet(Run *run, int64_t *passed, int tid, int nthreads) noexcept nogil:
+    cdef bint go
+    team_barrier(tid, nthreads)
+    go = run.status == RUNNING or passed[0] < run.stop_at
+    passed[0] += 1
+    if tid == 0:
+        run.position = passed[0]
+    return go
 
 
 # One pass over [begin, end); thread 0 also looks for signals where iterations are long.
-cdef inline bint walk(Run *run, int64_t begin, int64_t end, int tid, int nthreads) noexcept nogil:
+cdef inline bint walk(Run *run, int64_t begin, int64_t end, int64_t *passed, int tid, int nthreads) noexcept nogil:
     cdef int64_t i
     for i in range(begin, end):
         run.code[i].kernel(&run.code[i], &run.ctx, tid, nthreads)
         if run.slow and tid == 0:
             look_for_signals(run)
-        team_barrier(tid, nthreads)
-        if run.status != RUNNING:
+        if not meet(run, passed, tid, nthreads):
             return False
     return True
 
 
 cdef void run_batches_body(void *arg, int tid, int nthreads) noexcept nogil:
     cdef Run *run = <Run*>arg
-    cdef int64_t batch, k
+    cdef int64_t batch, k, passed = 0
     cdef double weight, started = 0.0
     for batch in range(run.batches):
         if tid == 0:
@@ -100,13 +119,14 @@ cdef void run_batches_body(void *arg, int tid, int nthreads) noexcept nogil:
             if run.rates != NULL:
                 run.ctx.lr = run.rates[batch]
                 run.ctx.step += 1
-        team_barrier(tid, nthreads)
-        if not walk(run, run.begin, run.update, tid, nthreads):
+        if not meet(run, &passed, tid, nthreads):
+            return
+        if not walk(run, run.begin, run.update, &passed, tid, nthreads):
             return
         # Only thread 0 reads the loss; the others learn its verdict behind the barrier.
         if tid == 0 and run.loss != NULL:
             if run.rates != NULL and not isfinite(run.loss[0]):
-                run.status = DIVERGED
+                stop(run, DIVERGED)
             else:
                 weight = <double>run.weight[0]
                 run.totals[0] += <double>run.loss[0] * weight
@@ -115,25 +135,24 @@ cdef void run_batches_body(void *arg, int tid, int nthreads) noexcept nogil:
                     run.totals[2 + k] += <double>run.sums[k][0]
         if tid == 0 and run.slow:
             look_for_signals(run)
-        team_barrier(tid, nthreads)
-        if run.status != RUNNING:
+        if not meet(run, &passed, tid, nthreads):
             return
         # From here to the end of the iteration nothing stops it: parameters are never half updated.
         for k in range(run.update, run.end):
             run.code[k].kernel(&run.code[k], &run.ctx, tid, nthreads)
-            team_barrier(tid, nthreads)
+            meet(run, &passed, tid, nthreads)
         if tid == 0:
             run.done += 1
             run.slow = now() - started > SLOW
             look_for_signals(run)
-        team_barrier(tid, nthreads)
-        if run.status != RUNNING:
+        if not meet(run, &passed, tid, nthreads):
             return
 
 
 cdef void run_once_body(void *arg, int tid, int nthreads) noexcept nogil:
     cdef Run *run = <Run*>arg
-    walk(run, run.begin, run.end, tid, nthreads)
+    cdef int64_t passed = 0
+    walk(run, run.begin, run.end, &passed, tid, nthreads)
 
 
 # The kernel of ops written in Python. ptr[0] is the callable, which knows its arrays.
@@ -182,7 +201,7 @@ cdef class Executor:
 
     cdef void fail(self, error):
         self.error = error
-        self.run_state.status = INTERRUPTED
+        stop(&self.run_state, INTERRUPTED)
 
     def set_python(self, int64_t i, function):
         """Make instruction i call `function()`; the caller keeps it alive."""
@@ -258,6 +277,27 @@ cdef class Executor:
         error, self.error = self.error, None
         return run.done, [totals[k] for k in range(2 + run.n_sums)], run.status == DIVERGED, error
 
+    def seconds(self, int64_t begin, int64_t end, int64_t passes, uint64_t seed=0, int64_t step=1, double lr=0.0):
+        """Time of each instruction in [begin, end) on one thread: the smallest of `passes` passes over all."""
+        cdef Run *run = &self.run_state
+        cdef int64_t i, k
+        cdef double t
+        cdef double[::1] best = np.full(end - begin, np.inf)
+        self._begin(run, begin, end, end)
+        run.ctx.seed = seed
+        run.ctx.step = step
+        run.ctx.lr = lr
+        with nogil:
+            for k in range(passes):
+                for i in range(begin, end):
+                    t = now()
+                    self.code[i].kernel(&self.code[i], &run.ctx, 0, 1)
+                    t = now() - t
+                    if t < best[i - begin]:
+                        best[i - begin] = t
+        self._raise()
+        return np.asarray(best)
+
     cdef _begin(self, Run *run, int64_t begin, int64_t update, int64_t end):
         if not 0 <= begin <= update <= end <= self.length:
             raise ValueError(f"instructions {begin}..{update}..{end} of a program of {self.length}")
@@ -282,6 +322,20 @@ def address_of(array) -> int:
     address = <size_t>view.buf
     PyBuffer_Release(&view)
     return address
+
+
+def call_kernel(size_t address, ptrs, sizes):
+    """Run one kernel on one thread, outside any program."""
+    cdef Instr ins
+    cdef Context ctx
+    cdef int64_t k
+    memset(&ins, 0, sizeof(Instr))
+    memset(&ctx, 0, sizeof(Context))
+    for k in range(len(ptrs)):
+        ins.ptr[k] = <void*><size_t>ptrs[k]
+    for k in range(len(sizes)):
+        ins.size[k] = sizes[k]
+    (<kernel_t><void*>address)(&ins, &ctx, 0, 1)
 
 
 def permutation(int64_t n, uint64_t seed, int64_t epoch):

@@ -10,13 +10,18 @@ import math
 import numpy as np
 
 from ..kernels.table import KERNELS
-from .executor import Executor, address_of
+from .executor import Executor, address_of, call_kernel
 
 # NumPy dtype → number in kernels/data.pxi.
 DTYPES = {
     "f4": 0, "f8": 1, "f2": 2, "i1": 3, "u1": 4, "b1": 4, "i2": 5, "u2": 6, "i4": 7, "u4": 8, "i8": 9, "u8": 10,
 }
 INTEGER_KINDS = "iub"
+_FIRST_NONFINITE, _INTEGER_RANGE = KERNELS["first_nonfinite"], KERNELS["integer_range"]
+
+# Where the checks leave their result; every check is one uninterrupted call under the GIL.
+_RESULT = np.empty(2, dtype=np.int64)
+_RESULT_ADDRESS = address_of(_RESULT)
 
 
 class Source:
@@ -45,6 +50,19 @@ class Source:
         self.row_bytes = array.strides[0]
         self.address = address_of(array) if array.size else 0
 
+    def refill(self, array) -> bool:
+        """Take another array of exactly the same layout; False, and nothing changed, if it differs."""
+        old = self.array
+        if (
+            type(array) is not np.ndarray
+            or array.shape != old.shape
+            or array.dtype != old.dtype
+            or array.strides != old.strides
+        ):
+            return False
+        self.array, self.address = array, address_of(array)
+        return True
+
     def __len__(self) -> int:
         return len(self.array)
 
@@ -57,22 +75,34 @@ class Source:
         """Let the gather instruction `instr` read from this array."""
         executor.bind_source(instr, self.address, self.row_bytes, self.code)
 
+    def _pieces(self):
+        """(first row, contiguous array) pairs that cover the source."""
+        if self.array.flags.c_contiguous:
+            yield 0, self.array
+        else:
+            for i in range(len(self.array)):
+                yield i, self.array[i : i + 1]
+
     def check_finite(self) -> None:
         """ValueError that names the first sample with a NaN or an infinity (after conversion to float32)."""
         if self.array.dtype.kind != "f" or not self.array.size:
             return
-        per_row = math.prod(self.row_shape)
-        whole = self.array.flags.c_contiguous
-        pieces = [self.array] if whole else (self.array[i : i + 1] for i in range(len(self.array)))
-        result = np.empty(1, dtype=np.int64)
-        for start, piece in enumerate(pieces):
+        for start, piece in self._pieces():
             sizes = (piece.size, self.code, piece.itemsize)
-            call = (KERNELS["first_nonfinite"], [address_of(piece), address_of(result)], sizes, ())
-            Executor([call]).run(0, 1)
-            if result[0] >= 0:
-                row, column = divmod(int(result[0]), per_row)
-                row += 0 if whole else start
-                where = np.unravel_index(column, self.row_shape)
-                value = self.array[(row, *where)]
-                position = f"sample {row}" + (f", position {tuple(map(int, where))}" if where else "")
-                raise ValueError(f"{self.name} contains {value} at {position}; values must be finite float32")
+            call_kernel(_FIRST_NONFINITE, (address_of(piece), _RESULT_ADDRESS), sizes)
+            if _RESULT[0] >= 0:
+                row, position = divmod(int(_RESULT[0]), math.prod(self.row_shape))
+                where = tuple(int(i) for i in np.unravel_index(position, self.row_shape)) if self.row_shape else ()
+                raise ValueError(
+                    f"{self.name} contains {self.array[(start + row, *where)]} at sample {start + row}"
+                    f"{f', position {where}' if where else ''}; values must be finite in float32"
+                )
+
+    def integer_range(self) -> tuple[int, int]:
+        """Smallest and largest value of a source of integers that is not empty."""
+        low, high = [], []
+        for _, piece in self._pieces():
+            call_kernel(_INTEGER_RANGE, (address_of(piece), _RESULT_ADDRESS), (piece.size, self.code, piece.itemsize))
+            low.append(int(_RESULT[0]))
+            high.append(int(_RESULT[1]))
+        return min(low), max(high)

@@ -67,16 +67,16 @@ def set_num_threads(n: int) -> None:
     _num_threads = check_num_threads(n)
 
 
-def check_num_threads(n: int) -> int:
-    """`n` as an int, if it is a possible number of threads; else TypeError or ValueError."""
+def check_num_threads(n: int, name: str = "n") -> int:
+    """`n` as an int if it is a possible number of threads, else TypeError or ValueError that names it."""
     try:
         if isinstance(n, bool):
             raise TypeError
         number = operator.index(n)
     except TypeError:
-        raise TypeError(f"number of threads: expected an integer, found {n!r} of type {type(n).__name__}") from None
+        raise TypeError(f"{name}: expected an integer, found {n!r} of type {type(n).__name__}") from None
     if not 1 <= number <= MAX_THREADS:
-        raise ValueError(f"number of threads: expected 1 to {MAX_THREADS}, found {number}")
+        raise ValueError(f"{name}: expected a number of threads from 1 to {MAX_THREADS}, found {number}")
     return number
 
 

@@ -19,7 +19,7 @@ from .program import Program, aligned_zeros, hoist, place_constants
 from .tensor import INT, Out, Tensor, source, tracing
 
 if TYPE_CHECKING:
-    from ..nn.parameter import Arena
+    from ..parameter import Arena
 
 
 class Compiled:

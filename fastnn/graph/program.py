@@ -73,6 +73,7 @@ class Program:
         self._calls: list[tuple[int, list[int], tuple, tuple]] = []
         self._text: list[str] = []
         self._costs: list[tuple[str, tuple]] = []
+        self._seconds: float | None = None
         self._python: dict[int, object] = {}
         self.relocations: dict[str, list[tuple[int, int, int]]] = {}
         self.sources: dict[str, int] = {}
@@ -152,8 +153,9 @@ class Program:
         One thread's time is estimated from the arithmetic; each further thread must save more than the
         barriers behind the instructions cost.
         """
-        seconds = sum(_cost(name, sizes) for name, sizes in self._costs) / 20e9
-        barriers = 1e-6 * len(self._costs)
+        if self._seconds is None:
+            self._seconds = sum(_cost(name, sizes) for name, sizes in self._costs) / 20e9
+        seconds, barriers = self._seconds, 1e-6 * len(self._costs)
         best, n = 1, 2
         while n <= most and seconds / best - seconds / n > barriers:
             best, n = n, n + 1
@@ -166,6 +168,21 @@ class Program:
         """Bytes by segment and their total, fixed before the first instruction runs."""
         kinds = {name: data.nbytes for name, data in self.segments.items()}
         return {**kinds, "total": sum(kinds.values())}
+
+    def profile(self, passes: int = 200) -> str:
+        """A table of the instructions: kernel, sizes, µs on one thread, GFLOP/s of products, % of the whole.
+
+        Reads whatever the buffers hold from the last run, with a learning rate of 0; the optimizer's own
+        state is left out.
+        """
+        seconds = self.executor.seconds(0, self.update_at, passes)
+        total = sum(seconds)
+        lines = [f"{'':>4} {'kernel':<16} {'µs':>9} {'GFLOP/s':>9} {'%':>6}  sizes"]
+        for i, (t, (kernel, sizes)) in enumerate(zip(seconds, self._costs, strict=False)):
+            rate = f"{_cost(kernel, sizes) / t / 1e9:9.1f}" if kernel == "gemm" and t else " " * 9
+            shown = " ".join(map(str, sizes[:4]))
+            lines.append(f"{i:>4} {kernel:<16} {t * 1e6:9.2f} {rate} {100 * t / total:6.1f}  {shown}")
+        return "\n".join([*lines, f"{'':>4} {'total':<16} {total * 1e6:9.2f}"])
 
     def dump(self) -> str:
         """The program as text: instruction, kernel, operands as segment+offset, sizes, layer."""

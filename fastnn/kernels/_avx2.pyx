@@ -7,6 +7,8 @@ from fastnn.kernels.abi cimport Context, Instr
 cdef extern from "immintrin.h":
     ctypedef struct vec "__m256":
         pass
+    ctypedef struct vec128 "__m128":
+        pass
     ctypedef struct mask_t "__m256i":
         pass
     vec vzero "_mm256_setzero_ps"() noexcept nogil
@@ -23,6 +25,12 @@ cdef extern from "immintrin.h":
     mask_t set1_epi32 "_mm256_set1_epi32"(int x) noexcept nogil
     mask_t iota "_mm256_setr_epi32"(int a, int b, int c, int d, int e, int f, int g, int h) noexcept nogil
     mask_t cmpgt "_mm256_cmpgt_epi32"(mask_t a, mask_t b) noexcept nogil
+    vec128 load128 "_mm_loadu_ps"(const float *p) noexcept nogil
+    vec cast128 "_mm256_castps128_ps256"(vec128 x) noexcept nogil
+    vec insert128 "_mm256_insertf128_ps"(vec a, vec128 b, const int lane) noexcept nogil
+    vec unpacklo "_mm256_unpacklo_ps"(vec a, vec b) noexcept nogil
+    vec unpackhi "_mm256_unpackhi_ps"(vec a, vec b) noexcept nogil
+    vec shuffle "_mm256_shuffle_ps"(vec a, vec b, const int order) noexcept nogil
     int NOT_LE "_CMP_NLE_UQ"
 
 # Register tiles: MRx rows by x vectors, x <= NV. 12 accumulators, x vectors of B, one broadcast.
@@ -52,6 +60,23 @@ cdef inline void vstore_mask(mask_t mask, float *p, vec x) noexcept nogil:
 # x where not s <= 0, else 0: the gradient of relu.
 cdef inline vec vgate(vec s, vec x) noexcept nogil:
     return vand(cmp_ps(s, vzero(), NOT_LE), x)
+
+
+# Four floats from each of VL/4 rows, `ld` floats apart.
+cdef inline vec vload4(const float *p, int64_t ld) noexcept nogil:
+    return insert128(cast128(load128(p)), load128(p + ld), 1)
+
+
+# In every group of four lanes, t[0 … 3] becomes its 4×4 transpose.
+cdef inline void vtranspose4(vec *t) noexcept nogil:
+    cdef vec a = unpacklo(t[0], t[1])
+    cdef vec b = unpackhi(t[0], t[1])
+    cdef vec c = unpacklo(t[2], t[3])
+    cdef vec d = unpackhi(t[2], t[3])
+    t[0] = shuffle(a, c, 0x44)
+    t[1] = shuffle(a, c, 0xEE)
+    t[2] = shuffle(b, d, 0x44)
+    t[3] = shuffle(b, d, 0xEE)
 
 
 KERNELS = {}

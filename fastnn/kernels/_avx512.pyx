@@ -21,6 +21,12 @@ cdef extern from "immintrin.h":
     vec vmax "_mm512_max_ps"(vec a, vec b) noexcept nogil                    # NaN: b
     mask_t cmp_mask "_mm512_cmp_ps_mask"(vec a, vec b, const int op) noexcept nogil
     vec maskz_mov "_mm512_maskz_mov_ps"(mask_t mask, vec x) noexcept nogil
+    vec128 load128 "_mm_loadu_ps"(const float *p) noexcept nogil
+    vec cast128 "_mm512_castps128_ps512"(vec128 x) noexcept nogil
+    vec insert128 "_mm512_insertf32x4"(vec a, vec128 b, const int lane) noexcept nogil
+    vec unpacklo "_mm512_unpacklo_ps"(vec a, vec b) noexcept nogil
+    vec unpackhi "_mm512_unpackhi_ps"(vec a, vec b) noexcept nogil
+    vec shuffle "_mm512_shuffle_ps"(vec a, vec b, const int order) noexcept nogil
     int NOT_LE "_CMP_NLE_UQ"
 
 # Register tiles: MRx rows by x vectors, x <= NV. 24 to 28 accumulators, x vectors of B, one broadcast.
@@ -46,6 +52,25 @@ cdef inline void vstore_mask(mask_t mask, float *p, vec x) noexcept nogil:
 # x where not s <= 0, else 0: the gradient of relu.
 cdef inline vec vgate(vec s, vec x) noexcept nogil:
     return maskz_mov(cmp_mask(s, vzero(), NOT_LE), x)
+
+
+# Four floats from each of VL/4 rows, `ld` floats apart.
+cdef inline vec vload4(const float *p, int64_t ld) noexcept nogil:
+    cdef vec x = insert128(cast128(load128(p)), load128(p + ld), 1)
+    x = insert128(x, load128(p + 2 * ld), 2)
+    return insert128(x, load128(p + 3 * ld), 3)
+
+
+# In every group of four lanes, t[0 … 3] becomes its 4×4 transpose.
+cdef inline void vtranspose4(vec *t) noexcept nogil:
+    cdef vec a = unpacklo(t[0], t[1])
+    cdef vec b = unpackhi(t[0], t[1])
+    cdef vec c = unpacklo(t[2], t[3])
+    cdef vec d = unpackhi(t[2], t[3])
+    t[0] = shuffle(a, c, 0x44)
+    t[1] = shuffle(a, c, 0xEE)
+    t[2] = shuffle(b, d, 0x44)
+    t[3] = shuffle(b, d, 0xEE)
 
 
 KERNELS = {}

@@ -26,6 +26,9 @@ cdef extern from "emmintrin.h":
     vec vmul "_mm_mul_ps"(vec a, vec b) noexcept nogil
     vec vmax "_mm_max_ps"(vec a, vec b) noexcept nogil                       # NaN: b
     vec vand "_mm_and_ps"(vec a, vec b) noexcept nogil
+    vec unpacklo "_mm_unpacklo_ps"(vec a, vec b) noexcept nogil
+    vec unpackhi "_mm_unpackhi_ps"(vec a, vec b) noexcept nogil
+    vec shuffle "_mm_shuffle_ps"(vec a, vec b, const int order) noexcept nogil
     vec cmpnle "_mm_cmpnle_ps"(vec a, vec b) noexcept nogil
 
 ctypedef int64_t mask_t
@@ -74,6 +77,23 @@ cdef inline void vstore_mask(mask_t mask, float *p, vec x) noexcept nogil:
 # x where not s <= 0, else 0: the gradient of relu.
 cdef inline vec vgate(vec s, vec x) noexcept nogil:
     return vand(cmpnle(s, vzero()), x)
+
+
+# Four floats from each of VL/4 rows, `ld` floats apart.
+cdef inline vec vload4(const float *p, int64_t ld) noexcept nogil:
+    return vload(p)
+
+
+# In every group of four lanes, t[0 … 3] becomes its 4×4 transpose.
+cdef inline void vtranspose4(vec *t) noexcept nogil:
+    cdef vec a = unpacklo(t[0], t[1])
+    cdef vec b = unpackhi(t[0], t[1])
+    cdef vec c = unpacklo(t[2], t[3])
+    cdef vec d = unpackhi(t[2], t[3])
+    t[0] = shuffle(a, c, 0x44)
+    t[1] = shuffle(a, c, 0xEE)
+    t[2] = shuffle(b, d, 0x44)
+    t[3] = shuffle(b, d, 0xEE)
 
 
 KERNELS = {}

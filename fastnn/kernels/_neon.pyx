@@ -25,6 +25,9 @@ cdef extern from "arm_neon.h":
     vec vadd "vaddq_f32"(vec a, vec b) noexcept nogil
     vec vmax "vmaxq_f32"(vec a, vec b) noexcept nogil                        # NaN: NaN
     bits cle "vcleq_f32"(vec a, vec b) noexcept nogil
+    vec zip1 "vzip1q_f32"(vec a, vec b) noexcept nogil
+    vec zip2 "vzip2q_f32"(vec a, vec b) noexcept nogil
+    half high "vget_high_f32"(vec x) noexcept nogil
     vec select "vbslq_f32"(bits choose, vec a, vec b) noexcept nogil
 
 ctypedef int64_t mask_t
@@ -77,6 +80,23 @@ cdef inline void vstore_mask(mask_t mask, float *p, vec x) noexcept nogil:
 # x where not s <= 0, else 0: the gradient of relu.
 cdef inline vec vgate(vec s, vec x) noexcept nogil:
     return select(cle(s, vzero()), vzero(), x)
+
+
+# Four floats from each of VL/4 rows, `ld` floats apart.
+cdef inline vec vload4(const float *p, int64_t ld) noexcept nogil:
+    return vload(p)
+
+
+# In every group of four lanes, t[0 … 3] becomes its 4×4 transpose.
+cdef inline void vtranspose4(vec *t) noexcept nogil:
+    cdef vec a = zip1(t[0], t[1])
+    cdef vec b = zip2(t[0], t[1])
+    cdef vec c = zip1(t[2], t[3])
+    cdef vec d = zip2(t[2], t[3])
+    t[0] = combine(low(a), low(c))
+    t[1] = combine(high(a), high(c))
+    t[2] = combine(low(b), low(d))
+    t[3] = combine(high(b), high(d))
 
 
 KERNELS = {}

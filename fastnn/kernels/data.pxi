@@ -108,17 +108,17 @@ cdef void first_nonfinite(const Instr *ins, const Context *ctx, int tid, int nth
     cdef int64_t *result = <int64_t*>ins.ptr[1]
     cdef int64_t n = ins.size[0], i = 0, j, count, width = ins.size[2]
     cdef float v[256]
-    cdef float worst
+    cdef int32_t worst
     if tid != 0:
         return
     result[0] = -1
     while i < n:
         count = n - i if n - i < 256 else 256
         convert_float(v, x + i * width, count, ins.size[1])
-        worst = <float>0.0
+        worst = 0
         for j in range(count):
-            worst = worst + v[j] * <float>0.0                      # 0 for a finite value, else NaN
-        if worst != worst:
+            worst |= (float_bits(v[j]) & 0x7F800000) == 0x7F800000
+        if worst:
             for j in range(count):
                 if v[j] * <float>0.0 != <float>0.0:
                     result[0] = i + j
@@ -126,5 +126,26 @@ cdef void first_nonfinite(const Instr *ins, const Context *ctx, int tid, int nth
         i += 256
 
 
+# Smallest and largest of n integers of any dtype. ptr: x (contiguous), result (int64[2]); size: n, dtype, bytes of
+# one. One thread.
+cdef void integer_range(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef const char *x = <const char*>ins.ptr[0]
+    cdef int64_t *result = <int64_t*>ins.ptr[1]
+    cdef int64_t v[256]
+    cdef int64_t n = ins.size[0], i = 0, j, count, low = 0x7FFFFFFFFFFFFFFF, high = -0x7FFFFFFFFFFFFFFF
+    if tid != 0:
+        return
+    while i < n:
+        count = n - i if n - i < 256 else 256
+        convert_int64(v, x + i * ins.size[2], count, ins.size[1])
+        for j in range(count):
+            low = v[j] if v[j] < low else low
+            high = v[j] if v[j] > high else high
+        i += 256
+    result[0] = low
+    result[1] = high
+
+
 KERNELS["gather"] = <size_t>&gather
+KERNELS["integer_range"] = <size_t>&integer_range
 KERNELS["first_nonfinite"] = <size_t>&first_nonfinite

@@ -17,6 +17,8 @@
 # are balanced (32 = 6+6+5+5+5+5), so that no tile is left with too few accumulators to hide the latency of
 # the FMA.
 
+from libc.math cimport INFINITY
+
 cdef enum:
     EPILOGUE_NONE = 0
     EPILOGUE_ACT = 1
@@ -26,6 +28,7 @@ cdef enum:
     KC = 256                # steps of k between two visits of the tile to memory, where B is copied first
 
 cdef struct Tile:
+    int64_t count           # tiles below one another
     int64_t k
     const float *a
     int64_t a_m
@@ -37,7 +40,7 @@ cdef struct Tile:
     int64_t ldi
     float *out
     int64_t ldo
-    bint relu
+    float floor             # 0 for relu, else -inf: max(floor, NaN) is NaN
 
 cdef struct Gemm:
     int64_t n
@@ -58,37 +61,40 @@ cdef struct Gemm:
     float alpha
 
 
-# mr, nv and masked are literals in every call, so that the loops unroll and acc lives in registers.
+# `count` tiles below one another. mr, nv and masked are literals in every call, so that the inner loops unroll and
+# acc lives in registers; GCC unrolls them before it looks for registers only because they lie in an outer loop.
 cdef inline void tile(int mr, int nv, bint masked, const Tile *t) noexcept nogil:
     cdef vec acc[MAX_MR][4]
-    cdef vec bv[4]
-    cdef vec av
+    cdef vec b_[4]
+    cdef vec a_
+    cdef vec floor = vbroadcast(t.floor)
     cdef int i, j
-    cdef int64_t p
-    cdef const float *a = t.a
-    cdef const float *b = t.b
-    cdef int64_t a_m = t.a_m, a_k = t.a_k, b_k = t.b_k
-    cdef mask_t mask = t.mask
-    for i in range(mr):
-        for j in range(nv):
-            acc[i][j] = vload(t.init + i * t.ldi + j * VL)
-    for p in range(t.k):
-        for j in range(nv - 1):
-            bv[j] = vload(b + j * VL)
-        bv[nv - 1] = vload_mask(mask, b + (nv - 1) * VL) if masked else vload(b + (nv - 1) * VL)
-        for i in range(mr):
-            av = vbroadcast(a[i * a_m])
-            for j in range(nv):
-                acc[i][j] = vfma(av, bv[j], acc[i][j])
-        a += a_k
-        b += b_k
-    if t.relu:
+    cdef int64_t p, r
+    cdef const float *a
+    cdef const float *b
+    cdef const float *init = t.init
+    cdef float *out = t.out
+    for r in range(t.count):
+        a = t.a + r * mr * t.a_m
+        b = t.b
         for i in range(mr):
             for j in range(nv):
-                acc[i][j] = vmax(vzero(), acc[i][j])
-    for i in range(mr):
-        for j in range(nv):
-            vstore(t.out + i * t.ldo + j * VL, acc[i][j])
+                acc[i][j] = vload(init + i * t.ldi + j * VL)
+        for p in range(t.k):
+            for j in range(nv - 1):
+                b_[j] = vload(b + j * VL)
+            b_[nv - 1] = vload_mask(t.mask, b + (nv - 1) * VL) if masked else vload(b + (nv - 1) * VL)
+            for i in range(mr):
+                a_ = vbroadcast(a[i * t.a_m])
+                for j in range(nv):
+                    acc[i][j] = vfma(a_, b_[j], acc[i][j])
+            a += t.a_k
+            b += t.b_k
+        for i in range(mr):
+            for j in range(nv):
+                vstore(out + i * t.ldo + j * VL, vmax(floor, acc[i][j]))
+        init += mr * t.ldi
+        out += mr * t.ldo
 
 
 cdef inline void tile_any(int mr, int nv, bint masked, const Tile *t) noexcept nogil:
@@ -229,11 +235,12 @@ cdef void gemm_panel(const Gemm *g, int64_t row, int64_t row_end, int64_t col, i
     cdef int64_t tiles = (row_end - row + tile_rows(w) - 1) // tile_rows(w)
     cdef int64_t i, j, mr, at, end, rows = row_end - row
     cdef Tile t
+    t.count = 1
     t.k = g.k
     t.a_m = g.a_m
     t.a_k = g.a_k
     t.mask = mask_of(n - (w - 1) * VL)
-    t.relu = plain and g.epilogue == EPILOGUE_ACT
+    t.floor = <float>0.0 if plain and g.epilogue == EPILOGUE_ACT else -INFINITY
     if g.b_k == 0:
         t.b = g.b + col * g.k
         t.b_k = ldz

@@ -14,58 +14,137 @@ cdef enum:
     LOSS_BCE = 4
 
 
+cdef enum:
+    LANES = 32           # rows side by side
+    FEW = 64             # classes up to which rows go side by side
+
+
+# Rows [row, row + count), count ≤ 32, n ≤ 64 classes: the rows are the lanes, so nothing is added across lanes.
+cdef void cross_entropy_lanes(float *loss, float *weight, float *dx, const float *x, const int64_t *labels,
+                              const float *w, int64_t row, int64_t count, int64_t n, int64_t ignore,
+                              float eps, float share, float wsum) noexcept nogil:
+    cdef float v[64 * 32]                                           # [class][row]
+    cdef float top[32]
+    cdef float total[32]
+    cdef float smooth[32]
+    cdef float picked[32]
+    cdef float wt[32]
+    cdef float scale[32]
+    cdef int64_t c, label, source
+    cdef int j
+    cdef float wc
+    for j in range(32):
+        # Idle lanes repeat the last row and are not stored.
+        source = row + j if j < count else row + count - 1
+        for c in range(n):
+            v[c * 32 + j] = x[source * n + c]
+        top[j] = v[j]
+        total[j] = <float>0.0
+        smooth[j] = <float>0.0
+    for c in range(1, n):
+        for j in range(32):
+            top[j] = v[c * 32 + j] if v[c * 32 + j] > top[j] or v[c * 32 + j] != v[c * 32 + j] else top[j]
+    for j in range(count):
+        label = labels[row + j]
+        wt[j] = <float>0.0
+        picked[j] = <float>0.0
+        if label != ignore:
+            wt[j] = w[label] if w != NULL else <float>1.0
+            picked[j] = v[label * 32 + j] - top[j]
+    for c in range(n):
+        wc = w[c] if w != NULL else <float>1.0
+        for j in range(32):
+            v[c * 32 + j] = v[c * 32 + j] - top[j]
+            smooth[j] = smooth[j] + wc * v[c * 32 + j]
+            v[c * 32 + j] = exp_(v[c * 32 + j])
+            total[j] = total[j] + v[c * 32 + j]
+    for j in range(32):
+        scale[j] = log_(total[j])
+    for j in range(count):
+        weight[row + j] = wt[j]
+        if labels[row + j] == ignore:
+            loss[row + j] = <float>0.0
+            scale[j] = <float>0.0
+            continue
+        loss[row + j] = (<float>1.0 - eps) * wt[j] * (scale[j] - picked[j])
+        if eps > <float>0.0:
+            loss[row + j] = loss[row + j] + share * (wsum * scale[j] - smooth[j])
+        scale[j] = ((<float>1.0 - eps) * wt[j] + share * wsum) / total[j]
+    if dx == NULL:
+        return
+    for j in range(count):
+        label = labels[row + j]
+        for c in range(n):
+            wc = w[c] if w != NULL else <float>1.0
+            dx[(row + j) * n + c] = v[c * 32 + j] * scale[j] - (share * wc if label != ignore else <float>0.0)
+        if label != ignore:
+            dx[(row + j) * n + label] = dx[(row + j) * n + label] - (<float>1.0 - eps) * wt[j]
+
+
+# One row of many classes.
+cdef void cross_entropy_row(float *loss, float *weight, float *dx, const float *x, int64_t label, const float *w,
+                            int64_t n, int64_t ignore, float eps, float share, float wsum) noexcept nogil:
+    cdef float e[64]
+    cdef int64_t i
+    cdef float top, total, scale, wt, smooth, log_total
+    if label == ignore:
+        loss[0] = <float>0.0
+        weight[0] = <float>0.0
+        if dx != NULL:
+            for i in range(n):
+                dx[i] = <float>0.0
+        return
+    top = reduce_row(RED_MAX, x, n)
+    if dx != NULL:
+        total = exp_row(dx, x, n, top)
+    else:
+        total = <float>0.0
+        i = 0
+        while i < n:
+            total = total + exp_row(e, x + i, n - i if n - i < 64 else 64, top)
+            i += 64
+    log_total = log_(total)
+    wt = w[label] if w != NULL else <float>1.0
+    weight[0] = wt
+    loss[0] = (<float>1.0 - eps) * wt * (log_total - (x[label] - top))
+    if eps > <float>0.0:
+        smooth = <float>0.0
+        for i in range(n):
+            smooth = smooth + (w[i] if w != NULL else <float>1.0) * (log_total - (x[i] - top))
+        loss[0] = loss[0] + share * smooth
+    if dx != NULL:
+        scale = ((<float>1.0 - eps) * wt + share * wsum) / total
+        for i in range(n):
+            dx[i] = dx[i] * scale
+        dx[label] = dx[label] - (<float>1.0 - eps) * wt
+        if eps > <float>0.0:
+            for i in range(n):
+                dx[i] = dx[i] - share * (w[i] if w != NULL else <float>1.0)
+
+
 # ptr: loss[rows], weight[rows], dx[rows][n] or NULL, x, labels (int64), class weights[n] or NULL;
 # size: rows, n, ignore; scalar: ε.
 cdef void cross_entropy(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef float *loss = <float*>ins.ptr[0]
     cdef float *weight = <float*>ins.ptr[1]
-    cdef float *dx
-    cdef const float *x
+    cdef float *dx = <float*>ins.ptr[2]
+    cdef const float *x = <const float*>ins.ptr[3]
     cdef const int64_t *labels = <const int64_t*>ins.ptr[4]
     cdef const float *w = <const float*>ins.ptr[5]
-    cdef int64_t row, lo, hi, i, label, n = ins.size[1]
-    cdef float e[64]
+    cdef int64_t row, lo, hi, n = ins.size[1]
     cdef float eps = <float>ins.scalar[0], share = <float>(ins.scalar[0] / <double>n)
-    cdef float top, total, scale, wt, wsum, smooth, log_total
-    slice_of(ins.size[0], 1, tid, nthreads, &lo, &hi)
-    wsum = reduce_row(RED_SUM, w, n) if w != NULL else <float>n
-    for row in range(lo, hi):
-        x = <const float*>ins.ptr[3] + row * n
-        dx = <float*>ins.ptr[2] + row * n if ins.ptr[2] != NULL else NULL
-        label = labels[row]
-        if label == ins.size[2]:
-            loss[row] = <float>0.0
-            weight[row] = <float>0.0
-            if dx != NULL:
-                for i in range(n):
-                    dx[i] = <float>0.0
-            continue
-        top = reduce_row(RED_MAX, x, n)
-        if dx != NULL:
-            total = exp_row(dx, x, n, top)
+    cdef float wsum = reduce_row(RED_SUM, w, n) if w != NULL else <float>n
+    slice_of(ins.size[0], LANES if n <= FEW else 1, tid, nthreads, &lo, &hi)
+    row = lo
+    while row < hi:
+        if n <= FEW:
+            cross_entropy_lanes(loss, weight, dx, x, labels, w, row, hi - row if hi - row < LANES else LANES, n,
+                                ins.size[2], eps, share, wsum)
+            row += LANES
         else:
-            total = <float>0.0
-            i = 0
-            while i < n:
-                total = total + exp_row(e, x + i, n - i if n - i < 64 else 64, top)
-                i += 64
-        log_total = log_(total)
-        wt = w[label] if w != NULL else <float>1.0
-        weight[row] = wt
-        loss[row] = (<float>1.0 - eps) * wt * (log_total - (x[label] - top))
-        if eps > <float>0.0:
-            smooth = <float>0.0
-            for i in range(n):
-                smooth = smooth + (w[i] if w != NULL else <float>1.0) * (log_total - (x[i] - top))
-            loss[row] = loss[row] + share * smooth
-        if dx != NULL:
-            scale = ((<float>1.0 - eps) * wt + share * wsum) / total
-            for i in range(n):
-                dx[i] = dx[i] * scale
-            dx[label] = dx[label] - (<float>1.0 - eps) * wt
-            if eps > <float>0.0:
-                for i in range(n):
-                    dx[i] = dx[i] - share * (w[i] if w != NULL else <float>1.0)
+            cross_entropy_row(loss + row, weight + row, dx + row * n if dx != NULL else NULL, x + row * n,
+                              labels[row], w, n, ins.size[2], eps, share, wsum)
+            row += 1
 
 
 cdef void pointwise_block(int64_t kind, float *l, float *d, const float *x, const float *t, float beta) noexcept nogil:

@@ -5,6 +5,11 @@
 # j·VL starts at float j·VL·k, whatever the widths before it. The geometry is a function of n alone.
 # (Goto and van de Geijn, Anatomy of high-performance matrix multiplication, 2008.)
 
+from libc.string cimport memset
+
+cdef enum:
+    EDGE = 32               # steps of k in the buffer for what does not come in whole vectors
+
 
 cdef inline int64_t imin(int64_t a, int64_t b) noexcept nogil:
     return a if a < b else b
@@ -21,24 +26,59 @@ cdef inline int64_t vectors(int64_t n) noexcept nogil:
     return (n + VL - 1) // VL
 
 
+# dst[k, VL] = src[VL, k]ᵀ, k a multiple of 4; ldd, lds: floats between rows.
+cdef void transpose(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t k) noexcept nogil:
+    cdef vec t[4]
+    cdef int64_t p = 0
+    cdef int i
+    while p < k:
+        for i in range(4):
+            t[i] = vload4(src + i * lds + p, 4 * lds)
+        vtranspose4(t)
+        for i in range(4):
+            vstore(dst + (p + i) * ldd, t[i])
+        p += 4
+
+
 # panel[k, w·VL] = B[k, n], w·VL >= n, zeros beyond n.
 cdef void pack_panel(float *panel, const float *b__kn, int64_t k, int64_t n, int64_t w, int64_t b_k,
                      int64_t b_n) noexcept nogil:
-    cdef int64_t p, j, full = n // VL, rest = n - n // VL * VL
-    cdef int64_t ldp = w * VL
-    cdef mask_t mask = mask_of(rest if rest > 0 else VL)
+    cdef float edge[VL * EDGE]
+    cdef int64_t p, i, j, c, steps, rows, ldp = w * VL
+    cdef mask_t mask
     if b_n == 1:
+        mask = mask_of(n - (w - 1) * VL)
         for p in range(k):
-            for j in range(full):
-                vstore(panel + p * ldp + j * VL, vload(b__kn + p * b_k + j * VL))
-            if rest > 0:
-                vstore(panel + p * ldp + full * VL, vload_mask(mask, b__kn + p * b_k + full * VL))
+            for j in range(w - 1):
+                vstore(panel + j * VL, vload(b__kn + j * VL))
+            vstore(panel + (w - 1) * VL, vload_mask(mask, b__kn + (w - 1) * VL))
+            panel += ldp
+            b__kn += b_k
         return
-    for p in range(k):
-        for j in range(n):
-            panel[p * ldp + j] = b__kn[p * b_k + j * b_n]
-        for j in range(n, ldp):
-            panel[p * ldp + j] = <float>0.0
+    for j in range(w):
+        rows = imin(n - j * VL, VL)
+        p = 0
+        if b_k == 1 and rows == VL:
+            p = k // 4 * 4
+            transpose(panel + j * VL, ldp, b__kn + j * VL * b_n, b_n, p)
+        while p < k:                                         # what is left, by way of a square piece
+            steps = imin(k - p, EDGE)
+            memset(edge, 0, sizeof(edge))
+            for i in range(rows):
+                copy_strided(edge + i * EDGE, b__kn + p * b_k + (j * VL + i) * b_n, steps, b_k)
+            if steps == EDGE:
+                transpose(panel + p * ldp + j * VL, ldp, edge, EDGE, EDGE)
+            else:
+                for i in range(steps):
+                    for c in range(VL):
+                        panel[(p + i) * ldp + j * VL + c] = edge[c * EDGE + i]
+            p += steps
+
+
+cdef inline void copy_strided(float *y, const float *x, int64_t n, int64_t stride) noexcept nogil:
+    cdef int64_t i
+    for i in range(n):
+        y[i] = x[i * stride]
 
 
 # panels = pack(B[k,n]) for each item of the batch. ptr: panels, b; size: n, k, b_k, b_n, batch, b_batch.

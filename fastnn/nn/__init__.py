@@ -1,5 +1,6 @@
 """Layers, losses and initialisers, with PyTorch's names."""
 
+from ..parameter import Parameter
 from . import init
 from .activations import (
     ELU,
@@ -27,7 +28,6 @@ from .losses import (
     SmoothL1Loss,
 )
 from .module import Module
-from .parameter import Parameter
 
 __all__ = [
     "ELU", "GELU", "BCEWithLogitsLoss", "CrossEntropyLoss", "Dropout", "Flatten", "Hardswish", "HuberLoss",

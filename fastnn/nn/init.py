@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from .. import rng
-from .parameter import Parameter
+from ..parameter import Parameter
 
 Target = Parameter | np.ndarray
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from .. import functional as F  # noqa: N812
 from .. import rng
+from ..parameter import Parameter
 from .module import Module
-from .parameter import Parameter
 
 
 def positive(name: str, value: int) -> int:

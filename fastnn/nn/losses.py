@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from .. import functional as F  # noqa: N812
+from ..parameter import Parameter
 from .module import Module
-from .parameter import Parameter
 
 REDUCTIONS = ("mean", "sum", "none")
 

@@ -10,10 +10,12 @@ import numpy as np
 
 from ..engine import threads
 from ..graph.tensor import constant, current
+from ..parameter import Arena, Parameter
 from . import describe
-from .parameter import Arena, Parameter
 
 CACHED_PROGRAMS = 16
+# Counts every parameter or submodule set anywhere, so that what was read off the tree need not be read again.
+_edits = [0]
 
 
 class Module:
@@ -27,6 +29,7 @@ class Module:
         self = super().__new__(cls)
         # The constructor's arguments are the architecture that save() writes.
         self.__dict__.update(_init=(args, kwargs), _parameters={}, _modules={}, _compiled=OrderedDict(), _name="")
+        self.__dict__.update(_arena=None, _arena_edits=-1)
         self.metadata: dict[str, str] = {}
         return self
 
@@ -38,6 +41,8 @@ class Module:
         pass
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._parameters or name in self._modules or isinstance(value, (Parameter, Module)):
+            _edits[0] += 1
         self._parameters.pop(name, None)
         self._modules.pop(name, None)
         if isinstance(value, Parameter):
@@ -48,7 +53,7 @@ class Module:
         self.__dict__[name] = value
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_compiled": OrderedDict()}
+        return {**self.__dict__, "_compiled": OrderedDict(), "_arena": None}
 
     # -- calling ----------------------------------------------------------------------------------------------
 
@@ -125,10 +130,14 @@ class Module:
 
     def arena(self) -> Arena:
         """The block that holds exactly this model's parameters; they are moved into a new one if need be."""
+        if self._arena is not None and self._arena_edits == _edits[0]:
+            return self._arena
         parameters = list(self.parameters())
         arena = parameters[0].arena if parameters else None
         if arena is None or not arena.holds(parameters):
             arena = Arena(parameters)
+            _edits[0] += 1                          # other models may have lost parameters to this arena
+        self.__dict__.update(_arena=arena, _arena_edits=_edits[0])
         return arena
 
     def state_dict(self) -> dict[str, np.ndarray]:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..engine.executor import address_of
-from ..graph.tensor import Operators, Tensor, Trace, source
+from .engine.executor import address_of
+from .graph.tensor import Operators, Tensor, Trace, source
 
 ALIGN = 64
 

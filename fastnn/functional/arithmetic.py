@@ -1,0 +1,104 @@
+"""Arithmetic, comparisons and choice, with broadcasting."""
+
+from __future__ import annotations
+
+from ..graph import ops
+from ..graph.tensor import Tensor
+from .dispatch import as_float, call
+from .unary import unary
+
+
+def apply_binary(a: Tensor, b: Tensor, kind: str) -> Tensor:
+    return ops.apply("binary", a, b, kind=kind)
+
+
+def _binary(kind: str, a, b):
+    return call(apply_binary, (as_float(a), as_float(b)), kind=kind)
+
+
+def add(a, b):
+    """a + b."""
+    return _binary("add", a, b)
+
+
+def sub(a, b):
+    """a - b."""
+    return _binary("sub", a, b)
+
+
+def mul(a, b):
+    """a·b, elementwise."""
+    return _binary("mul", a, b)
+
+
+def div(a, b):
+    """a/b, elementwise."""
+    return _binary("div", a, b)
+
+
+_POWERS = {2.0: ("square",), 0.5: ("sqrt",), -1.0: ("reciprocal",), -0.5: ("sqrt", "reciprocal")}
+
+
+def pow(a, b):  # noqa: A001
+    """a to the power b; squares, roots and reciprocals have kernels of their own."""
+    if isinstance(b, (int, float)) and float(b) in _POWERS:
+        for kind in _POWERS[float(b)]:
+            a = unary(kind, a)
+        return a
+    return _binary("pow", a, b)
+
+
+def maximum(a, b):
+    """The larger of a and b; NaN wins. At a tie the gradient is shared."""
+    return _binary("maximum", a, b)
+
+
+def minimum(a, b):
+    """The smaller of a and b; NaN wins. At a tie the gradient is shared."""
+    return _binary("minimum", a, b)
+
+
+def less(a, b):
+    """1.0 where a < b, else 0.0."""
+    return _binary("lt", a, b)
+
+
+def less_equal(a, b):
+    """1.0 where a <= b, else 0.0."""
+    return _binary("le", a, b)
+
+
+def greater(a, b):
+    """1.0 where a > b, else 0.0."""
+    return _binary("gt", a, b)
+
+
+def greater_equal(a, b):
+    """1.0 where a >= b, else 0.0."""
+    return _binary("ge", a, b)
+
+
+def equal(a, b):
+    """1.0 where a == b, else 0.0."""
+    return _binary("eq", a, b)
+
+
+def not_equal(a, b):
+    """1.0 where a != b, else 0.0."""
+    return _binary("ne", a, b)
+
+
+def _apply_where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return ops.apply("where", condition, a, b)
+
+
+def where(condition, a, b):
+    """a where condition is not 0, else b."""
+    return call(_apply_where, (as_float(condition), as_float(a), as_float(b)))
+
+
+def softplus(x, beta: float = 1.0, threshold: float = 20.0, out=None):
+    """log(1 + e^(beta·x))/beta; x itself where beta·x > threshold."""
+    if beta == 1.0 and threshold == 20.0:
+        return unary("softplus", x, out=out)
+    return where(greater(x * beta, threshold), x, unary("softplus", x * beta) / beta)

@@ -1,0 +1,74 @@
+"""Dispatch: record a node on symbolic tensors, or compile and run at once on ndarrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from ..graph.compile import Compiled, spec_of
+from ..graph.tensor import FLOAT, Operators, Out, Tensor, constant, current
+from ..parameter import Parameter
+
+
+def is_symbolic(*operands) -> bool:
+    return current() is not None and any(isinstance(x, Operators) for x in operands)
+
+
+def symbol(x) -> Tensor:
+    if isinstance(x, Tensor):
+        return x
+    if isinstance(x, Parameter):
+        return x.symbol(current())
+    return constant(x)
+
+
+def array_of(x) -> np.ndarray:
+    if isinstance(x, Tensor):
+        raise TypeError("a symbolic tensor was used outside the model's forward: it holds no numbers")
+    array = x.data if isinstance(x, Parameter) else np.asarray(x)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"expected numbers, found an array of dtype {array.dtype}")
+    keep = array.dtype.kind in "iu" and isinstance(x, np.ndarray)
+    return np.ascontiguousarray(array, dtype=np.int64 if keep else np.float32).reshape(array.shape)
+
+
+@lru_cache(maxsize=512)
+def _compiled(function: Callable, key: tuple, specs: tuple[Out, ...]):
+    return Compiled(lambda *tensors: function(*tensors, **dict(key)), specs)
+
+
+def call(function: Callable, operands: Sequence, out: np.ndarray | None = None, **attrs):
+    """Run `function` of symbolic tensors on the operands: as part of a trace, or compiled on its own."""
+    if is_symbolic(*operands):
+        if out is not None:
+            raise ValueError("out= needs arrays, not symbolic tensors")
+        return function(*map(symbol, operands), **attrs)
+    arrays = [array_of(x) for x in operands]
+    compiled = _compiled(function, tuple(attrs.items()), tuple(map(spec_of, arrays)))
+    if out is not None and (
+        out.shape != compiled.outs[0].shape or out.dtype != np.float32 or not out.flags.c_contiguous
+    ):
+        raise ValueError(
+            f"out= must be a C-contiguous float32 array of shape {compiled.outs[0].shape}, "
+            f"found {out.dtype} {out.shape}"
+        )
+    return compiled(*arrays, out=out)
+
+
+def floats(x: Tensor) -> Tensor:
+    if x.dtype != FLOAT:
+        raise ValueError(f"expected float32, found {x.dtype} of shape {x.shape}")
+    return x
+
+
+def as_float(x):
+    """Eager integer arrays are numbers here, not labels."""
+    return x if isinstance(x, Operators) else np.asarray(x, dtype=np.float32)
+
+
+def check_axis(axis: int, ndim: int) -> int:
+    if not -ndim <= axis < ndim:
+        raise ValueError(f"axis {axis} is out of range for {ndim} axes")
+    return axis % ndim
