@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from . import data, functional, nn, optim
 from .engine.threads import get_num_threads, set_num_threads
 from .errors import DivergenceError
@@ -46,11 +48,13 @@ def load(path) -> nn.Module:
     Raises ValueError if the file has no description (a model of your own classes): build it, then `.load`.
     """
     from .io.safetensors import read_header
-    from .nn.describe import build
+    from .nn.describe import KEY, build
 
-    description = read_header(path).metadata.get("fastnn.architecture")
+    header = read_header(path)
+    description = header.metadata.get(KEY)
     if description is None:
         raise ValueError(f"{path} holds parameters but no architecture; build the model and call its load()")
-    model = build(description)
+    # A description cannot ask for more memory than the file has numbers.
+    model = build(description, most=sum(math.prod(tensor.shape) for tensor in header.tensors.values()))
     model.load(path)
     return model

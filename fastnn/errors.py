@@ -2,14 +2,14 @@
 
 
 class DivergenceError(RuntimeError):
-    """The loss became NaN or infinite.
+    """The loss became NaN or infinite, or an update made a parameter so.
 
-    epoch and iteration (both from 1) say where, lr with which learning rate.
+    epoch and iteration (both from 1) say where, lr with which learning rate. kept says what the parameters are now.
     """
 
-    def __init__(self, epoch: int, iteration: int, lr: float):
+    def __init__(self, epoch: int, iteration: int, lr: float, kept: str, what: str = "the loss"):
         self.epoch, self.iteration, self.lr = epoch, iteration, lr
         super().__init__(
-            f"the loss became NaN or infinite in epoch {epoch}, iteration {iteration}, at learning rate {lr:g}; "
-            f"the parameters are back to those before that epoch. Try a smaller learning rate, such as {lr / 10:g}"
+            f"{what} became NaN or infinite in epoch {epoch}, iteration {iteration}, at learning rate {lr:g}; "
+            f"{kept}. Try a smaller learning rate, such as {lr / 10:g}"
         )

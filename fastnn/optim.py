@@ -4,13 +4,15 @@ parameters that share their hyperparameters; the state lies in flat arenas besid
 Every optimizer takes
     weight_decay, and clip_norm / clip_value: clip the gradients by their global norm, or each by value;
     groups: [{"params": PATTERN or [PATTERN, …], "lr": …, "weight_decay": …}, …], hyperparameters for
-        the parameters whose name matches a shell pattern, such as "*.bias"; the first match counts.
+        the parameters whose name matches a shell pattern, such as "*.bias"; the first match counts. When the
+        optimizer's lr changes, a group's lr changes in proportion.
 """
 
 from __future__ import annotations
 
 import math
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Any
 
 from .graph.ops import Instr
@@ -21,10 +23,10 @@ CHUNK = 4096        # of the norm's partial sums: kernels/reduce.pxi
 
 
 def _check(name: str, value: Any, low: float, high: float = math.inf, open_high: bool = False) -> float:
-    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    ok = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high and value < math.inf
     if not ok or (open_high and value == high):
         allowed = f"at least {low:g}" if high == math.inf else f"in [{low:g}, {high:g}{')' if open_high else ']'}"
-        raise ValueError(f"{name} must be {allowed}, found {value!r}")
+        raise ValueError(f"{name} must be a number {allowed}, found {value!r}")
     return float(value)
 
 
@@ -34,10 +36,12 @@ class Optimizer:
     hyperparameters: tuple[str, ...] = ()
 
     def __init__(self, lr: float, weight_decay: float, groups, clip_norm, clip_value):
-        self.lr = _check("lr", lr, 0.0)
+        self.lr = self._first_lr = _check("lr", lr, 0.0)
         self.weight_decay = _check("weight_decay", weight_decay, 0.0)
         self.clip_norm = None if clip_norm is None else _check("clip_norm", clip_norm, 0.0)
         self.clip_value = None if clip_value is None else _check("clip_value", clip_value, 0.0)
+        if self.clip_norm == 0 or self.clip_value == 0:
+            raise ValueError("clip_norm and clip_value must be above 0: gradients clipped to 0 train nothing")
         self.groups = [self._group(g) for g in groups]
 
     def _group(self, group: dict) -> dict:
@@ -61,7 +65,8 @@ class Optimizer:
 
     def options(self, parameter: str) -> dict[str, Any]:
         """The hyperparameters that hold for a parameter of this name."""
-        own = {name: getattr(self, name) for name in ("lr", "weight_decay", *self.hyperparameters)}
+        own = {name: getattr(self, name) for name in ("weight_decay", *self.hyperparameters)}
+        own["lr"] = self._first_lr
         for group in self.groups:
             if any(fnmatchcase(parameter, pattern) for pattern in group["params"]):
                 own.update({k: v for k, v in group.items() if k != "params"})
@@ -122,7 +127,7 @@ class Optimizer:
 
     def _scale(self, options: dict) -> float:
         """The factor on the iteration's learning rate."""
-        return 1.0 if options["lr"] == self.lr else options["lr"] / self.lr
+        return 1.0 if options["lr"] == self._first_lr else options["lr"] / self._first_lr
 
     def __repr__(self) -> str:
         names = ("lr", "weight_decay", *self.hyperparameters)
@@ -148,6 +153,13 @@ class SGD(Optimizer):
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ValueError(f"nesterov needs momentum > 0 and dampening 0, found {momentum} and {dampening}")
         super().__init__(lr, weight_decay, groups, clip_norm, clip_value)
+
+    def check(self, name, value):
+        """nesterov is a bool."""
+        if name != "nesterov":
+            _check(name, value, 0.0)
+        elif not isinstance(value, bool):
+            raise ValueError(f"nesterov must be True or False, found {value!r}")
 
     def slots(self) -> list[str]:
         """The momentum buffer, if any group has momentum."""

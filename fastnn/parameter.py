@@ -17,7 +17,8 @@ class Arena:
     """One block for many parameters, each on a cache line of its own; the gaps stay zero.
 
     `version` counts the changes that fastnn itself makes. Changes that the user makes through an ndarray view
-    cannot be counted, so whether a view is alive is read off the block's reference count.
+    cannot be counted, so whether a view is alive is read off the block's reference count. `layout` counts what
+    makes compiled programs obsolete: parameters frozen or thawed, layers replaced or set anew.
     """
 
     def __init__(self, parameters: Iterable[Parameter]):
@@ -30,7 +31,7 @@ class Arena:
         raw = np.zeros(end + ALIGN, dtype=np.uint8)
         start = -address_of(raw) % ALIGN
         self.bytes = raw[start : start + end]
-        self.version = 0
+        self.version = self.layout = 0
         values = [p.data for p in self.parameters]
         for p, offset, value in zip(self.parameters, self.offsets, values, strict=True):
             self.bytes[offset : offset + 4 * p.size].view(np.float32)[:] = value.reshape(-1)
@@ -42,6 +43,15 @@ class Arena:
     def holds(self, parameters: list[Parameter]) -> bool:
         """Whether exactly these parameters lie here."""
         return len(parameters) == len(self.parameters) and all(p.arena is self for p in parameters)
+
+    def check_holds(self, used: Iterable[Parameter]) -> None:
+        """ValueError if a model's computation uses a parameter that is not registered as one of its own."""
+        for p in used:
+            if p.arena is not self:
+                raise ValueError(
+                    f"the computation uses a parameter of shape {p.shape} that is not one of the model's: layers and "
+                    "parameters must be attributes of the model or of its layers; put lists of layers in a Sequential"
+                )
 
     def view(self, offset: int, shape: tuple[int, ...], size: int) -> np.ndarray:
         """A float32 view that the user may write to."""
@@ -66,9 +76,20 @@ class Parameter(Operators):
         self._own: np.ndarray | None = np.array(data, dtype=np.float32, order="C")
         self.shape: tuple[int, ...] = self._own.shape
         self.size: int = self._own.size
-        self.requires_grad = requires_grad
         self.arena: Arena | None = None
         self.offset = 0
+        self.requires_grad = requires_grad
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether the parameter is trained; may be set at any time."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self._requires_grad = bool(value)
+        if self.arena is not None:
+            self.arena.layout += 1
 
     @property
     def data(self) -> np.ndarray:

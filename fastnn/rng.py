@@ -7,12 +7,15 @@ Shuffling and dropout belong to the Trainer and follow its own seed.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 from .engine.executor import random_uniform
 
 _state = {"seed": 0, "stream": 0}
+_left: list[int | None] = [None]
 
 
 def manual_seed(seed: int) -> None:
@@ -22,9 +25,24 @@ def manual_seed(seed: int) -> None:
     _state.update(seed=int(seed), stream=0)
 
 
+@contextmanager
+def at_most(numbers: int | None) -> Iterator[None]:
+    """Within the block, drawing more than so many numbers raises ValueError before any memory is taken."""
+    before, _left[0] = _left[0], numbers
+    try:
+        yield
+    finally:
+        _left[0] = before
+
+
 def uniform(shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> np.ndarray:
     """float32 numbers of [low, high)."""
-    out = np.empty(math.prod(shape), dtype=np.float32)
+    n = math.prod(shape)
+    if _left[0] is not None:
+        if n > _left[0]:
+            raise ValueError(f"{n} numbers of shape {tuple(shape)} are more than the {_left[0]} that are left")
+        _left[0] -= n
+    out = np.empty(n, dtype=np.float32)
     random_uniform(out, _state["seed"], _state["stream"])
     _state["stream"] += 1
     return (np.float32(low) + out * np.float32(high - low)).reshape(shape)

@@ -103,9 +103,10 @@ class Step:
 
     def bind(self, data: Sequence[Source]) -> None:
         """Read batches from these sources from now on."""
+        executor, sources = self.program.executor, self.program.sources
         for name, one in zip(("x", "y", "w"), data, strict=False):
-            if name in self.program.sources:
-                one.bind(self.program.executor, self.program.sources[name])
+            if name in sources:
+                executor.bind_source(sources[name], one.address, one.row_bytes, one.code)
 
     def check_labels(self, y: Source) -> None:
         """ValueError if a class index is out of range for the prediction; shapes were checked at trace time."""
@@ -136,9 +137,9 @@ class Step:
         )
         if training:
             self.memory.arena.version += 1
-        sums = np.array(totals)
-        sums[2:] *= self.batch_size
-        return done, sums, diverged, error
+        for k in range(2, len(totals)):
+            totals[k] *= self.batch_size
+        return done, totals, diverged, error
 
     def run_gradients(self, seed: int, step: int, nthreads: int) -> None:
         """Forward and backward on rows 0, 1, … without an update."""

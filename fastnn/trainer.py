@@ -61,7 +61,8 @@ class Trainer:
         self.iteration = 0
         self._memory = Memory(model, self.optimizer)
         self._programs: dict[tuple, Any] = {}
-        self._batch: list[Source] = []                  # of the last call of step()
+        self._last: tuple | None = None                 # program and sources of the last call of step()
+        self._rate = np.empty(1)
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -153,18 +154,18 @@ class Trainer:
 
         Raises DivergenceError if the loss is not finite; then nothing was updated.
         """
-        data = self._same_layout(x, y, sample_weight) or self._sources(x, y, sample_weight)
-        self._batch = data
-        step = self._step(data, len(data[0]), True)
+        step, data = self._batch_step(x, y, sample_weight)
         step.check_labels(data[1])
-        rates = np.array([self.optimizer.lr])
-        done, sums, diverged, error = step.run(1, None, 0, rates, self.seed, self.iteration, self._threads(step))
+        self._rate[0] = self.optimizer.lr
+        done, totals, diverged, error = step.run(
+            1, None, 0, self._rate, self.seed, self.iteration, self._threads(step)
+        )
         if error is not None:
             raise error
         if diverged:
             raise DivergenceError(self.epoch + 1, self.iteration + 1, self.optimizer.lr)
         self.iteration += done
-        return self._values(sums, len(data[0]))["loss"]
+        return self._loss(totals)
 
     def gradients(self, x, y, sample_weight=None) -> dict[str, np.ndarray]:
         """Gradient of the loss of one batch with respect to each trainable parameter, by name.
@@ -239,18 +240,22 @@ class Trainer:
             raise ValueError(f"{prefix}sample_weight must not be negative")
         return sources
 
-    def _same_layout(self, x, y, sample_weight) -> list[Source] | None:
-        """The last step's sources filled anew, where every array has the layout of then."""
-        data, arrays = self._batch, (x, y) if sample_weight is None else (x, y, sample_weight)
-        if len(data) != len(arrays):
-            return None
-        for one, array in zip(data, arrays, strict=True):
-            if not one.refill(array):
-                return None
-            one.check_finite()
-        if sample_weight is not None and sample_weight.min() < 0:
-            raise ValueError("sample_weight must not be negative")
-        return data
+    def _batch_step(self, x, y, sample_weight) -> tuple:
+        """The compiled step for one batch, with its sources; those of the last call if the layouts are the same."""
+        arrays = (x, y) if sample_weight is None else (x, y, sample_weight)
+        if self._last is not None and not self._memory.attach():
+            step, data = self._last
+            if len(data) == len(arrays) and all(map(Source.refill, data, arrays)):
+                for one in data:
+                    one.check_finite()
+                if sample_weight is not None and sample_weight.min() < 0:
+                    raise ValueError("sample_weight must not be negative")
+                step.bind(data)
+                return self._last
+        data = self._sources(x, y, sample_weight)
+        self._last = None
+        self._last = self._step(data, len(data[0]), True), data
+        return self._last
 
     def _check_like(self, data: list[Source], other: list[Source]) -> None:
         for a, b in zip(data[:2], other[:2], strict=True):
@@ -291,10 +296,13 @@ class Trainer:
 
     def _values(self, totals: Sequence[float], samples: int) -> dict[str, float]:
         """Sums over the batches → the values for the whole epoch."""
-        total, weight, *sums = map(float, totals)
-        summed = getattr(self.loss, "reduction", "mean") == "sum"
-        loss = total if summed else total / weight if weight else 0.0
-        return {"loss": loss, **{name: s / samples for name, s in zip(self.metrics, sums, strict=True)}}
+        sums = zip(self.metrics, totals[2:], strict=True)
+        return {"loss": self._loss(totals), **{name: float(total / samples) for name, total in sums}}
+
+    def _loss(self, totals: Sequence[float]) -> float:
+        if getattr(self.loss, "reduction", "mean") == "sum":
+            return float(totals[0])
+        return float(totals[0] / totals[1]) if totals[1] else 0.0
 
     def _threads(self, step) -> int:
         return step.program.threads(self.num_threads or threads.get_num_threads())

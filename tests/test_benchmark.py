@@ -123,6 +123,15 @@ def test_disagreeing_losses_are_named_and_end_with_status_1(monkeypatch, capsys)
     assert "110 (5.5×) !" in printed and "pure NumPy on digits: losses differ" in printed
 
 
+def test_a_peer_that_is_not_installed_is_left_out_and_said_so(monkeypatch, capsys):
+    monkeypatch.setitem(PEERS, "torch", dataclasses.replace(PEERS["torch"], package="no_such_package"))
+    measured = []
+    monkeypatch.setattr(benchmark, "race", lambda network, names, *rest: measured.append(names) or results())
+    assert benchmark.main(["--networks", "digits", "--peers", "torch"]) == 0
+    assert measured == [["fastnn", "fastnn-step", "numpy"]]
+    assert "not installed, so not measured: PyTorch" in capsys.readouterr().out
+
+
 def test_whole_comparison(capsys):
     assert benchmark.main(["--networks", "tanh", "--peers", "numpy", "--rounds", "2"]) == 0
     printed = capsys.readouterr().out

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from ..kernels.table import KERNELS
-from .executor import Executor, address_of, call_kernel
+from .executor import address_of, call_kernel
 
 # NumPy dtype → number in kernels/data.pxi.
 DTYPES = {
@@ -70,10 +70,6 @@ class Source:
     def row_shape(self) -> tuple[int, ...]:
         """Shape of one sample."""
         return self.array.shape[1:]
-
-    def bind(self, executor: Executor, instr: int) -> None:
-        """Let the gather instruction `instr` read from this array."""
-        executor.bind_source(instr, self.address, self.row_bytes, self.code)
 
     def _pieces(self):
         """(first row, contiguous array) pairs that cover the source."""

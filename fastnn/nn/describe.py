@@ -9,11 +9,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from .. import rng
+
 if TYPE_CHECKING:
     from .module import Module
 
 LAYERS: dict[str, type[Module]] = {}
 FORMAT = 1
+KEY = "fastnn.architecture"         # in a file's metadata
 
 
 def register(cls: type[Module]) -> None:
@@ -22,55 +27,77 @@ def register(cls: type[Module]) -> None:
         LAYERS[cls.__name__] = cls
 
 
-def _encode(value: Any) -> Any:
+def _encode(value: Any, seen: list[Module]) -> Any:
+    """seen: the layers encoded so far; one that comes again is written as its number among them."""
     from .module import Module
 
     if isinstance(value, Module):
         cls = type(value)
         if LAYERS.get(cls.__name__) is not cls:
             raise TypeError(f"{cls.__name__} is no layer of fastnn")
+        for number, module in enumerate(seen):
+            if module is value:
+                return {"same": number}
         args, kwargs = value.config()
-        return {"layer": cls.__name__, "args": _encode(list(args)), "kwargs": {k: _encode(v) for k, v in kwargs.items()}}
+        args, kwargs = [_encode(v, seen) for v in args], {k: _encode(v, seen) for k, v in kwargs.items()}
+        seen.append(value)
+        return {"layer": cls.__name__, "args": args, "kwargs": kwargs}
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
-        return [_encode(v) for v in value]
+        return [_encode(v, seen) for v in value]
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return value.tolist()
     raise TypeError(f"{type(value).__name__} is no plain value")
 
 
 def describe(module: Module) -> str | None:
-    """The architecture as JSON, or None if something in it is not fastnn's own."""
+    """The architecture as JSON, or None if it is not made of fastnn's own layers alone, each with its own parameters."""
+    seen: list[Module] = []
     try:
-        return json.dumps({"format": FORMAT, "model": _encode(module)}, separators=(",", ":"))
+        model = _encode(module, seen)
     except TypeError:
         return None
+    own = [id(p) for layer in seen for p in layer._parameters.values()]
+    if len(set(own)) < len(own):
+        return None
+    return json.dumps({"format": FORMAT, "model": model}, separators=(",", ":"))
 
 
-def _decode(value: Any, depth: int = 0) -> Any:
+def _decode(value: Any, made: list[Module], depth: int = 0) -> Any:
     if depth > 50:
         raise ValueError("architecture description: nested more than 50 deep")
     if isinstance(value, dict):
+        if set(value) == {"same"}:
+            number = value["same"]
+            if type(number) is not int or not 0 <= number < len(made):
+                raise ValueError(f"architecture description: no layer number {number!r} before this place")
+            return made[number]
         name = value.get("layer")
         if not isinstance(name, str) or name not in LAYERS:
             raise ValueError(f"architecture description: unknown layer {name!r}")
         args, kwargs = value.get("args", []), value.get("kwargs", {})
         if not isinstance(args, list) or not isinstance(kwargs, dict):
             raise ValueError(f"architecture description: arguments of {name} are malformed")
+        args = [_decode(v, made, depth + 1) for v in args]
+        kwargs = {k: _decode(v, made, depth + 1) for k, v in kwargs.items()}
         try:
-            return LAYERS[name](
-                *[_decode(v, depth + 1) for v in args],
-                **{str(k): _decode(v, depth + 1) for k, v in kwargs.items()},
-            )
-        except TypeError as error:
+            layer = LAYERS[name](*args, **kwargs)
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"architecture description: {name}: {error}") from None
+        made.append(layer)
+        return layer
     if isinstance(value, list):
-        return [_decode(v, depth + 1) for v in value]
+        return [_decode(v, made, depth + 1) for v in value]
     return value
 
 
-def build(text: str) -> Module:
+def build(text: str, most: int | None = None) -> Module:
     """The model that a description describes, freshly initialised.
 
+    most: refuse a model that draws more than so many numbers, before it takes the memory for them.
     Raises ValueError for text that is no description, or names a layer that this version does not have.
     """
     try:
@@ -79,7 +106,8 @@ def build(text: str) -> Module:
         raise ValueError(f"architecture description: not JSON ({error})") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT or "model" not in document:
         raise ValueError(f"architecture description: expected format {FORMAT}")
-    model = _decode(document["model"])
+    with rng.at_most(most):
+        model = _decode(document["model"], [])
     from .module import Module
 
     if not isinstance(model, Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 from .. import functional as F  # noqa: N812
 from .. import rng
 from ..parameter import Parameter
@@ -13,9 +14,9 @@ from .module import Module
 
 def positive(name: str, value: int) -> int:
     """Check a layer's extent."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name} must be a positive integer, found {value!r}")
-    return value
+    return int(value)
 
 
 class Sequential(Module):
@@ -61,9 +62,13 @@ class Linear(Module):
         super().__init__()
         self.in_features = positive("in_features", in_features)
         self.out_features = positive("out_features", out_features)
-        bound = 1 / math.sqrt(in_features)
-        self.weight = Parameter(rng.uniform((out_features, in_features), -bound, bound))
-        self.bias = Parameter(rng.uniform((out_features,), -bound, bound)) if bias else None
+        bound = 1 / math.sqrt(self.in_features)
+        self.weight = Parameter(rng.uniform((self.out_features, self.in_features), -bound, bound))
+        self.bias = Parameter(rng.uniform((self.out_features,), -bound, bound)) if bias else None
+
+    def config(self):
+        """Constructor arguments of now."""
+        return (self.in_features, self.out_features), {"bias": self.bias is not None}
 
     def forward(self, x):
         """x (…, in_features) → (…, out_features)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -29,8 +30,7 @@ class Module:
         self = super().__new__(cls)
         # The constructor's arguments are the architecture that save() writes.
         self.__dict__.update(_init=(args, kwargs), _parameters={}, _modules={}, _compiled=OrderedDict(), _name="")
-        self.__dict__.update(_arena=None, _arena_edits=-1)
-        self.metadata: dict[str, str] = {}
+        self.__dict__.update(_arena=None, _arena_edits=-1, _tree=None, _sets=0, metadata={})
         return self
 
     def __init_subclass__(cls, **kwargs):
@@ -41,7 +41,9 @@ class Module:
         pass
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._parameters or name in self._modules or isinstance(value, (Parameter, Module)):
+        # What forward stores while it is traced is no change of the model.
+        if current() is None and name != "metadata":
+            self.__dict__["_sets"] += 1
             _edits[0] += 1
         self._parameters.pop(name, None)
         self._modules.pop(name, None)
@@ -52,8 +54,15 @@ class Module:
             value.__dict__["_name"] = name
         self.__dict__[name] = value
 
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        self._parameters.pop(name, None)
+        self._modules.pop(name, None)
+        self.__dict__["_sets"] += 1
+        _edits[0] += 1
+
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_compiled": OrderedDict(), "_arena": None}
+        return {**self.__dict__, "_compiled": OrderedDict(), "_arena": None, "_tree": None}
 
     # -- calling ----------------------------------------------------------------------------------------------
 
@@ -90,10 +99,11 @@ class Module:
             array = np.asarray(array, dtype=np.int64 if integers else np.float32, order="C")
             arrays.append(array)
         arena = self.arena()
-        key = (id(arena), *((a.shape, a.dtype.char) for a in arrays))
+        key = (id(arena), arena.layout, *((a.shape, a.dtype.char) for a in arrays))
         compiled = self._compiled.get(key)
         if compiled is None:
             compiled = Compiled(self, [spec_of(a) for a in arrays], arena)
+            arena.check_holds(node.attrs["parameter"] for node in compiled.program.graph.nodes if node.op == "parameter")
             self._compiled[key] = compiled
             if len(self._compiled) > CACHED_PROGRAMS:
                 self._compiled.popitem(last=False)
@@ -133,11 +143,14 @@ class Module:
         if self._arena is not None and self._arena_edits == _edits[0]:
             return self._arena
         parameters = list(self.parameters())
-        arena = parameters[0].arena if parameters else None
+        arena = parameters[0].arena if parameters else self._arena
         if arena is None or not arena.holds(parameters):
             arena = Arena(parameters)
             _edits[0] += 1                          # other models may have lost parameters to this arena
-        self.__dict__.update(_arena=arena, _arena_edits=_edits[0])
+        tree = [(module, module._sets) for _, module in self.named_modules()]
+        if self._tree is not None and tree != self._tree:
+            arena.layout += 1                       # what was compiled before shows the layers of then
+        self.__dict__.update(_arena=arena, _arena_edits=_edits[0], _tree=tree)
         return arena
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -158,6 +171,11 @@ class Module:
             for name in own
             if name in state and np.shape(state[name]) != own[name].shape
         ]
+        strange = [
+            f"{name}: {np.asarray(state[name]).dtype}"
+            for name in own
+            if name in state and np.asarray(state[name]).dtype.kind not in "biuf"
+        ]
         problems = []
         if strict and missing:
             problems.append(f"missing: {', '.join(missing)}")
@@ -165,6 +183,8 @@ class Module:
             problems.append(f"unexpected: {', '.join(unexpected)}")
         if wrong:
             problems.append(f"wrong shapes: {'; '.join(wrong)}")
+        if strange:
+            problems.append(f"not numbers: {'; '.join(strange)}")
         if problems:
             raise ValueError(f"state dict does not fit {type(self).__name__}: {'; '.join(problems)}")
         for name, parameter in own.items():
@@ -178,7 +198,7 @@ class Module:
         meta = {**self.metadata, **(metadata or {})}
         architecture = describe.describe(self)
         if architecture is not None:
-            meta["fastnn.architecture"] = architecture
+            meta[describe.KEY] = architecture
         save_file(self.state_dict(), path, metadata=meta)
 
     def load(self, path, strict: bool = True) -> None:
@@ -186,11 +206,17 @@ class Module:
         from ..io.safetensors import load_file, read_header
 
         self.load_state_dict(load_file(path), strict)
-        self.metadata = dict(read_header(path).metadata)
+        # The description is this model's, not the file's: the next save writes it anew.
+        self.metadata = {k: v for k, v in read_header(path).metadata.items() if k != describe.KEY}
 
     def config(self) -> tuple[tuple, dict]:
-        """The constructor's arguments, for the architecture description."""
-        return self._init
+        """The constructor's arguments, for the architecture description; numbers and texts as they are now."""
+        args, kwargs = self._init
+        bound = inspect.signature(self.__init__).bind(*args, **kwargs)
+        for name in bound.signature.parameters:
+            if isinstance(self.__dict__.get(name), (bool, int, float, str)):
+                bound.arguments[name] = self.__dict__[name]
+        return bound.args, bound.kwargs
 
     # -- looking ----------------------------------------------------------------------------------------------
 
