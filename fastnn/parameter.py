@@ -37,8 +37,9 @@ class Arena:
             self.bytes[offset : offset + 4 * p.size].view(np.float32)[:] = value.reshape(-1)
             p.arena, p.offset, p._own = self, offset, None
         self._raw = raw
+        del raw                                     # counted, it would hide a view that is held later
         self._handed_out = False
-        self._quiet = sys.getrefcount(raw)
+        self._quiet = sys.getrefcount(self._raw)
 
     def holds(self, parameters: list[Parameter]) -> bool:
         """Whether exactly these parameters lie here."""

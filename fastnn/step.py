@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from . import config
+from . import functional as F  # noqa: N812
 from .engine.source import Source
 from .graph.autodiff import gradients
 from .graph.fuse import Graph, fuse
@@ -29,15 +30,21 @@ class Memory:
     def __init__(self, model: Module, optimizer: Optimizer):
         self.model, self.optimizer = model, optimizer
         self.arena = None
+        self._layout = 0
         self.slots: dict[str, np.ndarray] = {}
         self.gradient_bytes = aligned_zeros(0)
         self._activations = aligned_zeros(0)
 
     def attach(self) -> bool:
-        """Make sure that the model's parameters lie in one arena; True if they have moved since the last call."""
+        """Make sure that the model's parameters lie in one arena; True if they have moved since the last call, or
+        layers were replaced or parameters frozen: programs compiled before are obsolete then."""
         arena = self.model.arena()
         if arena is self.arena:
-            return False
+            if arena.layout == self._layout:
+                return False
+            self._layout = arena.layout
+            self.gradient_bytes[:] = 0              # those of parameters that are frozen now
+            return True
         size = arena.bytes.nbytes
         # Moments belong to parameters, not to places: keep them where the parameters are the same ones.
         old = dict(zip(map(id, self.arena.parameters), self.arena.offsets, strict=True)) if self.arena else {}
@@ -49,7 +56,7 @@ class Memory:
                 if id(p) in old:
                     n = 4 * p.size
                     slots[name][offset : offset + n] = self.slots[name][old[id(p)] : old[id(p)] + n]
-        self.arena, self.slots = arena, slots
+        self.arena, self.slots, self._layout = arena, slots, arena.layout
         self.gradient_bytes = aligned_zeros(size)
         return True
 
@@ -79,10 +86,15 @@ class Memory:
         """A copy of parameters and optimizer state."""
         return [data.copy() for data in self._state()]
 
-    def remember(self, snapshot: list[np.ndarray]) -> None:
-        """Overwrite a snapshot with the state of now."""
+    def remember(self, snapshot: list[np.ndarray]) -> list[np.ndarray]:
+        """Overwrite a snapshot with the state of now, and return it."""
         for kept, data in zip(snapshot, self._state(), strict=True):
             kept[:] = data
+        return snapshot
+
+    def finite(self) -> bool:
+        """Whether all parameters are finite."""
+        return bool(np.isfinite(self.arena.bytes.view(np.float32)).all())
 
     def restore(self, snapshot: list[np.ndarray]) -> None:
         """Go back to a snapshot."""
@@ -94,7 +106,14 @@ class Memory:
 class Step:
     """A program for one batch shape, with the addresses of its results."""
 
-    def __init__(self, program: Program, memory: Memory, batch_size: int, results: Sequence[Tensor], classes):
+    def __init__(
+        self,
+        program: Program,
+        memory: Memory,
+        batch_size: int,
+        results: Sequence[Tensor],
+        classes: set[tuple[int, int]],
+    ):
         self.program, self.memory, self.batch_size = program, memory, batch_size
         loss, weight, *sums = results
         self._loss, self._weight = program.address(loss), program.address(weight)
@@ -110,33 +129,31 @@ class Step:
 
     def check_labels(self, y: Source) -> None:
         """ValueError if a class index is out of range for the prediction; shapes were checked at trace time."""
-        if self._classes is None or not y.integers or not y.array.size:
+        if not self._classes or not y.array.size:
             return
-        n, ignore = self._classes
         low, high = y.integer_range()
-        if low >= 0 and high < n:
-            return
-        wrong = (y.array < 0) | (y.array >= n)
-        if ignore is not None:
-            wrong &= y.array != ignore
-        if wrong.any():
-            where = tuple(int(i) for i in np.argwhere(wrong)[0])
-            raise ValueError(
-                f"{y.name} has label {int(y.array[where])} at sample {where[0]}; the model predicts {n} classes, "
-                f"so labels must be 0 to {n - 1}"
-            )
+        for n, ignore in self._classes:
+            if low >= 0 and high < n:
+                continue
+            wrong = ((y.array < 0) | (y.array >= n)) & (y.array != ignore)
+            if wrong.any():
+                where = tuple(int(i) for i in np.argwhere(wrong)[0])
+                raise ValueError(
+                    f"{y.name} has label {int(y.array[where])} at sample {where[0]}; the model predicts {n} classes, "
+                    f"so labels must be 0 to {n - 1}"
+                )
 
     def run(self, batches: int, rows, first_row: int, rates, seed: int, step: int, nthreads: int):
         """Iterations over `batches` full batches; returns (done, totals, diverged, error)."""
         program = self.program
-        training = rates is not None
+        if rates is not None:
+            # Before the run: Ctrl-C may be raised between its end and the next line.
+            self.memory.arena.version += 1
         done, totals, diverged, error = program.executor.run_batches(
             0, program.update_at, program.length, batch_size=self.batch_size, batches=batches, rows=rows,
             first_row=first_row, rates=rates, seed=seed, step=step, loss=self._loss, weight=self._weight,
             sums=self._sums, nthreads=nthreads,
         )
-        if training:
-            self.memory.arena.version += 1
         for k in range(2, len(totals)):
             totals[k] *= self.batch_size
         return done, totals, diverged, error
@@ -194,7 +211,10 @@ def compile_step(
             if not named:
                 raise ValueError("nothing to train: the loss depends on no parameter with requires_grad")
 
-    graph = fuse(Graph([*results, *outputs]))
+        memory.arena.check_holds(node.attrs["parameter"] for node in trace.parameters.values())
+    graph = Graph([*results, *outputs])
+    classes = _classes(graph, inputs[1])
+    graph = fuse(graph)
     if config.verify:
         graph.verify()
     results, outputs = graph.outputs[: len(results)], graph.outputs[len(results) :]
@@ -216,10 +236,20 @@ def compile_step(
     else:
         segments["parameters"] = memory.arena.bytes
     program = Program(graph, planned, segments, update)
-    classes = None
-    if getattr(loss, "integer_targets", False) and prediction.ndim > 1:
-        classes = (prediction.shape[1], getattr(loss, "ignore_index", None))
     return Step(program, memory, x.shape[0], results, classes)
+
+
+def _classes(graph: Graph, target: Tensor) -> set[tuple[int, int]]:
+    """(number of classes, label to ignore) of every op that picks by the labels of the target."""
+    found = set()
+    for node in graph.nodes:
+        if node.op in ("cross_entropy", "pick"):
+            labels = node.inputs[1]
+            while labels.op in ("reshape", "transpose"):
+                (labels,) = labels.inputs
+            if labels is target:
+                found.add((node.inputs[0].shape[-1], node.attrs["ignore"]))
+    return found
 
 
 def _loss_and_weight(loss, prediction: Tensor, target: Tensor, sample_weight: Tensor | None = None):
@@ -229,10 +259,11 @@ def _loss_and_weight(loss, prediction: Tensor, target: Tensor, sample_weight: Te
         value, weight = loss(prediction, target), float(prediction.shape[0])
         if not isinstance(value, Tensor):
             raise TypeError(f"the loss returned {type(value).__name__}, expected a tensor")
-        if value.size != 1 and value.shape == prediction.shape[:1]:
+        if value.shape == prediction.shape[:1]:
             if sample_weight is not None:
                 weight = sample_weight.sum()
-                value = (value * sample_weight).sum() / weight
+                # A batch of weight 0 has loss 0, not 0/0.
+                value = (value * sample_weight).sum() / F.maximum(weight, 1e-30)
             else:
                 value = value.mean()
         elif sample_weight is not None:

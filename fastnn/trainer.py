@@ -85,7 +85,7 @@ class Trainer:
         Returns the History; Ctrl-C ends the training early and keeps the last finished iteration.
 
         Raises ValueError or TypeError before anything is trained if data or hyperparameters are wrong, and
-        DivergenceError if the loss becomes NaN; then the parameters are those before that epoch.
+        DivergenceError if the loss becomes NaN; then the parameters are those of the last good epoch.
         """
         epochs, batch_size = _positive("epochs", epochs), _positive("batch_size", batch_size)
         data = self._sources(X, y, sample_weight)
@@ -103,51 +103,57 @@ class Trainer:
             self._check_like(validation, data)
         for step in steps:
             step.check_labels(data[1])
+        parts = [(steps[0], full, 0), (steps[-1], 1, full * batch_size)][: 2 if rest else 1]
+        samples = full * batch_size + rest
         history = History()
-        snapshot = self._memory.snapshot()
-        for epoch in range(epochs):
-            started = time.perf_counter()
-            self._memory.remember(snapshot)
-            before = self.iteration
-            order = permutation(n, self.seed, self.epoch) if shuffle else None
-            totals = np.zeros(2 + len(self.metrics))
-            interrupted = False
-            for step, batches, first in ((steps[0], full, 0), (steps[-1], int(rest > 0), full * batch_size)):
-                if not batches or interrupted:
-                    continue
-                rates = np.full(batches, self.optimizer.lr)
-                rows = None if order is None else order[first:]
-                done, sums, diverged, error = step.run(
-                    batches, rows, first, rates, self.seed, self.iteration, self._threads(step)
-                )
-                self.iteration += done
-                totals += sums
-                if diverged:
+        now, last = [(self.epoch, self.iteration, self._memory.snapshot()) for _ in range(2)]
+        try:
+            for epoch in range(epochs):
+                started = time.perf_counter()
+                last, now = now, (self.epoch, self.iteration, self._memory.remember(last[2]))
+                order = permutation(n, self.seed, self.epoch) if shuffle else None
+                totals, bad = self._run_epoch(parts, order)
+                if bad is not None or not self._memory.finite():
+                    # What is wrong before the first update of an epoch was spoilt by the epoch before.
+                    back = int(bad == 1 and epoch > 0)
+                    self.epoch, self.iteration, snapshot = last if back else now
                     self._memory.restore(snapshot)
-                    iteration, self.iteration = self.iteration - before + 1, before
-                    raise DivergenceError(self.epoch + 1, iteration, float(rates[done]))
-                if isinstance(error, KeyboardInterrupt):
-                    interrupted = True
-                elif error is not None:
-                    raise error
-            if interrupted:
-                history.interrupted = True
-                break
-            self.epoch += 1
-            try:
+                    kept = f"after epoch {epoch - back}" if epoch > back else "before this training"
+                    raise DivergenceError(
+                        epoch + 1, bad or iterations, self.optimizer.lr, f"the parameters are back to those {kept}",
+                        "the loss" if bad is not None else "a parameter",
+                    )
+                self.epoch += 1
                 seconds = time.perf_counter() - started
-                values = self._values(totals, full * batch_size + rest)
+                values = self._values(totals, samples)
                 if validation is not None:
                     values.update({f"val_{k}": v for k, v in self._evaluate(validation).items()})
                 values["lr"] = self.optimizer.lr
-                values["samples_per_second"] = (full * batch_size + rest) / seconds
+                values["samples_per_second"] = samples / seconds
                 history.append(values)
                 if verbose:
                     print(_epoch_line(epoch + 1, epochs, iterations, values), flush=True)
-            except KeyboardInterrupt:
-                history.interrupted = True
-                break
+        except KeyboardInterrupt:
+            history.interrupted = True
         return history
+
+    def _run_epoch(self, parts, order: np.ndarray | None) -> tuple[np.ndarray, int | None]:
+        """One epoch in parts (step, number of batches, first row): sums of the results, and the iteration, from 1,
+        whose loss was not finite, if any."""
+        totals, before = np.zeros(2 + len(self.metrics)), self.iteration
+        for step, batches, first in parts:
+            rates = np.full(batches, self.optimizer.lr)
+            rows = None if order is None else order[first:]
+            done, sums, diverged, error = step.run(
+                batches, rows, first, rates, self.seed, self.iteration, self._threads(step)
+            )
+            self.iteration += done
+            if error is not None:
+                raise error
+            if diverged:
+                return totals, self.iteration - before + 1
+            totals += sums
+        return totals, None
 
     def step(self, x, y, sample_weight=None) -> float:
         """One iteration on one batch: forward, loss, backward, update. Returns the loss before the update.
@@ -163,7 +169,7 @@ class Trainer:
         if error is not None:
             raise error
         if diverged:
-            raise DivergenceError(self.epoch + 1, self.iteration + 1, self.optimizer.lr)
+            raise DivergenceError(self.epoch + 1, self.iteration + 1, self.optimizer.lr, "nothing was updated")
         self.iteration += done
         return self._loss(totals)
 
@@ -243,7 +249,8 @@ class Trainer:
     def _batch_step(self, x, y, sample_weight) -> tuple:
         """The compiled step for one batch, with its sources; those of the last call if the layouts are the same."""
         arrays = (x, y) if sample_weight is None else (x, y, sample_weight)
-        if self._last is not None and not self._memory.attach():
+        self._refresh()
+        if self._last is not None:
             step, data = self._last
             if len(data) == len(arrays) and all(map(Source.refill, data, arrays)):
                 for one in data:
@@ -256,6 +263,12 @@ class Trainer:
         self._last = None
         self._last = self._step(data, len(data[0]), True), data
         return self._last
+
+    def _refresh(self) -> None:
+        """Forget the compiled programs if the model has outgrown them."""
+        if self._memory.attach():
+            self._programs.clear()
+            self._last = None
 
     def _check_like(self, data: list[Source], other: list[Source]) -> None:
         for a, b in zip(data[:2], other[:2], strict=True):
@@ -270,8 +283,7 @@ class Trainer:
         return step
 
     def _compiled(self, x: Out, y: Out | None, w: Out | None, training: bool):
-        if self._memory.attach():
-            self._programs.clear()
+        self._refresh()
         key = (x, y, w, training)
         if key not in self._programs:
             self._programs[key] = compile_step(

@@ -1,0 +1,46 @@
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+PYTHON_KERNEL: int
+
+class Executor:
+    length: int
+    def __init__(
+        self, calls: list[tuple[int, Sequence[int], Sequence[int], Sequence[float]]], alive: Any = None
+    ) -> None: ...
+    def set_python(self, i: int, function: Callable[[], None]) -> None: ...
+    def bind(self, i: int, slot: int, address: int) -> None: ...
+    def bind_source(self, i: int, address: int, row_bytes: int, dtype: int) -> None: ...
+    def run(self, begin: int, end: int, nthreads: int = 1, seed: int = 0, step: int = 0) -> None: ...
+    def run_batches(
+        self,
+        begin: int,
+        update: int,
+        end: int,
+        *,
+        batch_size: int,
+        batches: int,
+        rows: npt.NDArray[np.int64] | None = None,
+        first_row: int = 0,
+        rates: npt.NDArray[np.float64] | None = None,
+        seed: int = 0,
+        step: int = 0,
+        loss: int = 0,
+        weight: int = 0,
+        sums: Sequence[int] = (),
+        nthreads: int = 1,
+    ) -> tuple[int, list[float], bool, BaseException | None]: ...
+    def seconds(
+        self, begin: int, end: int, passes: int, seed: int = 0, step: int = 1, lr: float = 0.0
+    ) -> npt.NDArray[np.float64]: ...
+
+def address_of(array: Any) -> int: ...
+def call_kernel(address: int, ptrs: Sequence[int], sizes: Sequence[int]) -> None: ...
+def permutation(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]: ...
+def random_uniform(out: npt.NDArray[np.float32], seed: int, stream: int) -> None: ...
+def team_granted(nthreads: int) -> int: ...
+def team_selftest(nthreads: int, rounds: int) -> bool: ...
+def team_barrier_ns(nthreads: int, rounds: int) -> float: ...
