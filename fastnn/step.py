@@ -10,7 +10,8 @@ from . import config
 from . import functional as F  # noqa: N812
 from .engine.source import Source
 from .graph.autodiff import gradients
-from .graph.fuse import Graph, fuse
+from .graph.fuse import fuse
+from .graph.graph import Graph
 from .graph.ops import apply
 from .graph.plan import Place, align, plan
 from .graph.program import Program, aligned_zeros, place_constants

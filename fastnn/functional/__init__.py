@@ -5,6 +5,7 @@ of comparisons are 0.0 and 1.0. Shapes follow NumPy's broadcasting. `out=` is ta
 `matmul` and the unary functions.
 """
 
+from ..graph.tensor import Operators
 from .arithmetic import (
     add,
     div,
@@ -130,3 +131,5 @@ __all__ = [
     "transpose",
     "where",
 ]
+
+Operators.functions.update({name: globals()[name] for name in __all__})

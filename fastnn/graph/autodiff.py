@@ -6,20 +6,9 @@ was used several times the contributions are added, the latest use first.
 
 from __future__ import annotations
 
+from .graph import reachable
 from .ops import OPS, apply
 from .tensor import FLOAT, Tensor, constant, current
-
-
-def reachable(outputs: list[Tensor]) -> list[Tensor]:
-    """Every tensor that the outputs need, in the order in which they were made."""
-    seen: dict[int, Tensor] = {}
-    stack = list(outputs)
-    while stack:
-        node = stack.pop()
-        if node.id not in seen:
-            seen[node.id] = node
-            stack.extend(node.inputs)
-    return sorted(seen.values(), key=lambda node: node.id)
 
 
 def gradients(loss: Tensor, wrt: list[Tensor]) -> list[Tensor | None]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from .. import config
 from ..engine.executor import address_of
-from .fuse import Graph, fuse
+from .fuse import fuse
+from .graph import Graph
 from .ops import apply
 from .plan import Place, plan
 from .program import Program, aligned_zeros, hoist, place_constants

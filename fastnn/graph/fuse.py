@@ -8,58 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from .autodiff import reachable
-from .ops import OPS, apply, item
+from .graph import Graph
+from .ops import apply, item
 from .ops.linalg import ACTIVATION, GRADIENT
 from .ops.unary import KINDS
 from .tensor import Tensor
 
 # Activations cheap enough to be worth an epilogue, and all the nonlinear layers.
 FUSABLE = tuple(KINDS)[:10]
-
-
-class Graph:
-    """The outputs of a computation and every node that they need, in order of execution."""
-
-    def __init__(self, outputs: list[Tensor]):
-        self.outputs = outputs
-        self.nodes = reachable(outputs)
-
-    def uses(self) -> Counter[int]:
-        """How often each node is read, being an output included."""
-        count = Counter(x.id for node in self.nodes for x in node.inputs)
-        count.update(x.id for x in self.outputs)
-        return count
-
-    def verify(self) -> None:
-        """Check that inputs come before their users and that shapes are what the op table says."""
-        seen: set[int] = set()
-        for node in self.nodes:
-            for x in node.inputs:
-                if x.id not in seen:
-                    raise ValueError(f"{node!r} reads {x!r}, which is not computed before it")
-            if node.inputs and node.op not in ("item", "pack") and not any(x.op == "pack" for x in node.inputs):
-                outs = OPS[node.op].infer(node.inputs, node.attrs)
-                if outs != node.outs:
-                    raise ValueError(f"{node!r}: the op table says {outs}, the node {node.outs}")
-            seen.add(node.id)
-
-    def dump(self) -> str:
-        """One line a node: number, op, attributes, inputs, shape, layer."""
-        number = {node.id: i for i, node in enumerate(self.nodes)}
-        lines = []
-        for node in self.nodes:
-            attrs = " ".join(f"{k}={_short(v)}" for k, v in node.attrs.items())
-            inputs = ", ".join(f"%{number[x.id]}" for x in node.inputs)
-            shapes = " ".join(f"{list(out.shape)}" for out in node.outs)
-            lines.append(f"%{number[node.id]:<3} = {node.op}({inputs}) {attrs} : {shapes}  {node.layer}".rstrip())
-        return "\n".join(lines)
-
-
-def _short(value) -> str:
-    name = getattr(value, "name", None)
-    text = name if isinstance(name, str) else repr(value)
-    return text if len(text) <= 40 else text[:37] + "…"
 
 
 def matmul_bias(node: Tensor, uses: Counter[int]) -> Tensor | None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .fuse import Graph
+from .graph import Graph
 from .ops import OPS
 from .tensor import FLOAT, Tensor, size_of
 

@@ -9,7 +9,7 @@ import numpy as np
 from .. import config
 from ..engine.executor import Executor, address_of
 from ..kernels.table import KERNELS
-from .fuse import Graph
+from .graph import Graph
 from .ops import OPS, Instr
 from .plan import ALIGN, Place, Plan, align, bytes_of
 from .tensor import INT, Tensor

@@ -25,16 +25,19 @@ class Out(NamedTuple):
 
 
 class Operators:
-    """Python's operators on tensors and parameters; each is the function of the same meaning in `functional`."""
+    """Python's operators on tensors and parameters; each is the function of the same meaning in `functional`.
+
+    functions: name → function, filled in by `functional`, which lies above this module.
+    """
+
+    functions: dict[str, Any] = {}
 
     # NumPy must leave `array + tensor` to this class.
     __array_ufunc__ = None
     __hash__ = object.__hash__
 
     def _f(self, name: str, *args, **kwargs):
-        from .. import functional
-
-        return getattr(functional, name)(*args, **kwargs)
+        return self.functions[name](*args, **kwargs)
 
     def __add__(self, other): return self._f("add", self, other)
     def __radd__(self, other): return self._f("add", other, self)

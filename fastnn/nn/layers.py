@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+
 from .. import functional as F  # noqa: N812
 from .. import rng
 from ..parameter import Parameter

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import functional as F  # noqa: N812
+from ..graph.tensor import INT, Tensor
 from ..parameter import Parameter
 from .module import Module
 
@@ -216,6 +217,8 @@ def _class_rows(loss: Loss, prediction, target):
     if loss.weight is not None and loss.weight.shape != shape[1:2]:
         raise ValueError(f"{name}: weight has {loss.weight.shape[0]} classes, the prediction {shape[1]}")
     probabilities = target_shape == shape
+    if probabilities and isinstance(target, Tensor) and target.dtype == INT:
+        raise ValueError(f"{name}: a target of the prediction's shape {shape} holds probabilities: give it as floats")
     if not probabilities and target_shape != (shape[0], *shape[2:]):
         raise ValueError(
             f"{name}: predictions {shape} need class indices of shape {(shape[0], *shape[2:])} or "
