@@ -171,13 +171,14 @@ def torch_loss(name, arguments, reduction):
     return getattr(torch.nn, name)(**tensors, reduction=reduction)
 
 
-def loss_cases():
-    for name, arguments, kind in LOSS_CASES:
-        for shape in [(6, 5)] if kind in ("same", "unit") else [(6, 5), (3, 5, 4), (2, 5, 3, 2)]:
-            yield pytest.param(name, arguments, kind, shape, id=f"{name}-{kind}-{'-'.join(arguments)}-{len(shape)}d")
+LOSSES = [
+    pytest.param(name, arguments, kind, shape, id=f"{name}-{kind}-{'-'.join(arguments)}-{len(shape)}d")
+    for name, arguments, kind in LOSS_CASES
+    for shape in ([(6, 5)] if kind in ("same", "unit") else [(6, 5), (3, 5, 4), (2, 5, 3, 2)])
+]
 
 
-@pytest.mark.parametrize(("name", "arguments", "kind", "shape"), loss_cases())
+@pytest.mark.parametrize(("name", "arguments", "kind", "shape"), LOSSES)
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_loss(name, arguments, kind, shape, reduction):
     x, target = floats(*shape, scale=2), target_of(kind, shape)
@@ -195,7 +196,7 @@ def test_loss(name, arguments, kind, shape, reduction):
         assert Trainer(model, ours).evaluate(x, target)["loss"] == pytest.approx(expected.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize(("name", "arguments", "kind", "shape"), loss_cases())
+@pytest.mark.parametrize(("name", "arguments", "kind", "shape"), LOSSES)
 def test_sample_weights_weigh_pytorch_s_unreduced_losses(name, arguments, kind, shape):
     x, target = floats(*shape, scale=2), target_of(kind, shape)
     if name == "NLLLoss":

@@ -51,7 +51,10 @@ cdef inline float gelu_tanh_(float x) noexcept nogil:
 
 
 cdef inline float gelu_tanh_grad_(float x) noexcept nogil:
-    cdef float s = sigmoid_(<float>1.59576912 * (x + <float>0.044715 * x * x * x))
+    cdef float s
+    x = <float>10.0 if x > <float>10.0 else x            # the slope is 0 or 1 beyond, where x³ may overflow
+    x = <float>-10.0 if x < <float>-10.0 else x
+    s = sigmoid_(<float>1.59576912 * (x + <float>0.044715 * x * x * x))
     return s + x * s * (<float>1.0 - s) * <float>1.59576912 * (<float>1.0 + <float>0.134145 * x * x)
 
 

@@ -19,13 +19,22 @@
 
 from libc.math cimport INFINITY
 
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void *p) noexcept nogil
+
 cdef enum:
     EPILOGUE_NONE = 0
     EPILOGUE_ACT = 1
     EPILOGUE_GRAD = 2
     MAX_MR = 14
+    AHEAD = 96              # FMAs between the prefetch of a row of B and its use
     TILE = 512              # floats in the largest tile, at least: MRx·x·VL
-    KC = 256                # steps of k between two visits of the tile to memory, where B is copied first
+    KC = 256                # steps of k in a copied block of A or B
+    MC = 96                 # rows in a copied block of A
+    COPY_K = 256            # A and B are copied from these sizes on
+    COPY_ROWS = 256
+    COPY_COLS = 16
+    COPY_LD = 512
 
 cdef struct Tile:
     int64_t count           # tiles below one another
@@ -68,7 +77,7 @@ cdef inline void tile(int mr, int nv, bint masked, const Tile *t) noexcept nogil
     cdef vec b_[4]
     cdef vec a_
     cdef vec floor = vbroadcast(t.floor)
-    cdef int i, j
+    cdef int i, j, ahead = AHEAD // (mr * nv) + 1
     cdef int64_t p, r
     cdef const float *a
     cdef const float *b
@@ -84,6 +93,10 @@ cdef inline void tile(int mr, int nv, bint masked, const Tile *t) noexcept nogil
             for j in range(nv - 1):
                 b_[j] = vload(b + j * VL)
             b_[nv - 1] = vload_mask(t.mask, b + (nv - 1) * VL) if masked else vload(b + (nv - 1) * VL)
+            for j in range(nv):
+                if j * VL % 16 == 0:
+                    prefetch(b + ahead * t.b_k + j * VL)
+            prefetch(a + ahead * t.a_k)
             for i in range(mr):
                 a_ = vbroadcast(a[i * t.a_m])
                 for j in range(nv):
@@ -223,65 +236,127 @@ cdef void finish(const Gemm *g, float *z, int64_t ldz, int64_t at, int64_t rows,
     copy_rows(g.c + at, g.ldc, z, ldz, rows, n, False)
 
 
-# Rows row … row_end of the panel of w vectors that starts at column `col`.
-cdef void gemm_panel(const Gemm *g, int64_t row, int64_t row_end, int64_t col, int64_t w) noexcept nogil:
-    cdef float z[TILE]
-    cdef float start[TILE]
-    cdef int64_t n = imin(g.n - col, w * VL), ldz = w * VL
-    cdef bint masked = n < ldz
-    cdef bint plain = g.epilogue == EPILOGUE_NONE or (
-        g.epilogue == EPILOGUE_ACT and g.act == ACT_RELU and g.pre == NULL)
-    cdef bint direct = plain and not masked
-    cdef int64_t tiles = (row_end - row + tile_rows(w) - 1) // tile_rows(w)
-    cdef int64_t i, j, mr, at, end, rows = row_end - row
-    cdef Tile t
-    t.count = 1
-    t.k = g.k
-    t.a_m = g.a_m
-    t.a_k = g.a_k
-    t.mask = mask_of(n - (w - 1) * VL)
-    t.floor = <float>0.0 if plain and g.epilogue == EPILOGUE_ACT else -INFINITY
-    if g.b_k == 0:
-        t.b = g.b + col * g.k
-        t.b_k = ldz
-        t.mask = mask_of(VL)
-    else:
-        t.b = g.b + col
-        t.b_k = g.b_k
-    t.init = start
-    t.ldi = 0
-    if g.bias != NULL:
-        copy_rows(start, ldz, g.bias + col, 0, 1, n, True)
-    else:
-        for j in range(w):
-            vstore(start + j * VL, vzero())
-    end = row
-    for i in range(tiles):
-        row = end
-        mr = rows // tiles + (1 if i < rows % tiles else 0)
-        end = row + mr
-        at = row * g.ldc + col
-        if g.accumulate:
-            copy_rows(start, ldz, g.c + at, g.ldc, mr, n, True)
-            t.ldi = ldz
-            if g.bias != NULL:
-                add_bias(start, g.bias + col, mr, n, ldz)
-        t.a = g.a + row * g.a_m
-        t.out = g.c + at if direct else z
-        t.ldo = g.ldc if direct else ldz
-        run_tile(mr, w, masked and g.b_k != 0, &t)
-        if not direct:
-            if plain:
-                copy_rows(g.c + at, g.ldc, z, ldz, mr, n, False)
-            else:
-                finish(g, z, ldz, at, mr, n)
-
-
-cdef void add_bias(float *start, const float *bias, int64_t rows, int64_t n, int64_t ld) noexcept nogil:
+cdef void add_bias(float *z, int64_t ldz, const float *bias, int64_t rows, int64_t n) noexcept nogil:
     cdef int64_t i, j
     for i in range(rows):
         for j in range(n):
-            start[i * ld + j] += bias[j]
+            z[i * ldz + j] += bias[j]
+
+
+# `rows` rows of the panel of w vectors at column `col`, for the steps of k that t holds. first: z starts from the
+# bias (and C, if it is accumulated to), else from what the steps before left in C. last: the epilogue follows.
+cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row, int64_t rows, int64_t col,
+                     int64_t w, bint masked) noexcept nogil:
+    cdef float z[TILE]
+    cdef float start[TILE]
+    cdef int64_t n = imin(g.n - col, w * VL), ldz = w * VL
+    cdef bint whole = n == ldz
+    cdef bint plain = not last or g.epilogue == EPILOGUE_NONE or (
+        g.epilogue == EPILOGUE_ACT and g.act == ACT_RELU and g.pre == NULL)
+    cdef bint from_c = not first or g.accumulate
+    cdef bint direct = whole and plain and not (first and g.accumulate and g.bias != NULL)
+    cdef int64_t tiles = (rows + tile_rows(w) - 1) // tile_rows(w)
+    cdef int64_t mr = rows // tiles, tall = rows % tiles           # `tall` tiles of mr + 1 rows, then tiles of mr
+    cdef int64_t i, j, at = row * g.ldc + col
+    t.mask = mask_of(n - (w - 1) * VL if masked else VL)
+    t.floor = <float>0.0 if last and plain and g.epilogue == EPILOGUE_ACT else -INFINITY
+    if from_c:
+        t.init = g.c + at if direct else start
+        t.ldi = g.ldc if direct else ldz
+    else:
+        t.init = start
+        t.ldi = 0
+        for j in range(w):
+            vstore(start + j * VL, vzero())
+        if g.bias != NULL:
+            copy_rows(start, ldz, g.bias + col, 0, 1, n, True)
+    if direct:
+        t.out = g.c + at
+        t.ldo = g.ldc
+        t.count = tall
+        if tall > 0:
+            run_tile(mr + 1, w, masked, t)
+            t.a += tall * (mr + 1) * t.a_m
+            t.out += tall * (mr + 1) * t.ldo
+            t.init += tall * (mr + 1) * t.ldi
+        t.count = tiles - tall
+        run_tile(mr, w, masked, t)
+        return
+    t.out = z
+    t.ldo = ldz
+    t.count = 1
+    mr += 1
+    for i in range(tiles):
+        if i == tall:
+            mr -= 1
+        if from_c:
+            copy_rows(start, ldz, g.c + at, g.ldc, mr, n, True)
+            if first and g.bias != NULL:
+                add_bias(start, ldz, g.bias + col, mr, n)
+        run_tile(mr, w, masked, t)
+        if plain:
+            copy_rows(g.c + at, g.ldc, z, ldz, mr, n, False)
+        else:
+            finish(g, z, ldz, at, mr, n)
+        t.a += mr * t.a_m
+        at += mr * g.ldc
+
+
+# Rows row … row_end of the panels that start at vectors at … at_end, everything read where it lies.
+cdef void gemm_direct(const Gemm *g, int64_t row, int64_t row_end, int64_t at, int64_t at_end) noexcept nogil:
+    cdef Tile t
+    cdef int64_t w, col
+    t.k = g.k
+    t.a_m = g.a_m
+    t.a_k = g.a_k
+    while at < at_end:
+        w = panel_width(vectors(g.n) - at)
+        col = at * VL
+        t.a = g.a + row * g.a_m
+        t.b = g.b + (col if g.b_k != 0 else col * g.k)
+        t.b_k = g.b_k if g.b_k != 0 else w * VL
+        gemm_panel(g, &t, True, True, row, row_end - row, col, w, g.b_k != 0 and g.n - col < w * VL)
+        at += w
+
+
+# The same with copies on the stack of what lies badly: KC rows of a panel of B, and KC by MC of a transposed A.
+cdef void gemm_copied(const Gemm *g, int64_t row, int64_t row_end, int64_t at, int64_t at_end, bint copy_a,
+                      bint copy_b) noexcept nogil:
+    cdef float b_raw[KC * NV * VL + 16]
+    cdef float a_raw[KC * MC + 16]
+    cdef float *b_copy = <float*>((<size_t>b_raw + 63) & ~<size_t>63)
+    cdef float *a_copy = <float*>((<size_t>a_raw + 63) & ~<size_t>63)
+    cdef Tile t
+    cdef int64_t p, r, rows, w, v, col, step = MC if copy_a else row_end - row
+    r = row
+    while r < row_end:
+        rows = imin(step, row_end - r)
+        p = 0
+        while p < g.k:
+            t.k = imin(KC, g.k - p)
+            if copy_a:
+                copy_rows(a_copy, MC, g.a + r + p * g.a_k, g.a_k, t.k, rows, False)
+            v = at
+            while v < at_end:
+                w = panel_width(vectors(g.n) - v)
+                col = v * VL
+                t.b_k = w * VL
+                if copy_b:
+                    pack_panel(b_copy, g.b + p * g.b_k + col, t.k, imin(g.n - col, w * VL), w, g.b_k, 1)
+                    t.b = b_copy
+                elif g.b_k == 0:
+                    t.b = g.b + col * g.k + p * w * VL
+                else:
+                    t.b = g.b + p * g.b_k + col
+                    t.b_k = g.b_k
+                t.a = <const float*>a_copy if copy_a else g.a + r * g.a_m + p * g.a_k
+                t.a_m = 1 if copy_a else g.a_m
+                t.a_k = MC if copy_a else g.a_k
+                gemm_panel(g, &t, p == 0, p + t.k == g.k, r, rows, col, w,
+                           not copy_b and g.b_k != 0 and g.n - col < w * VL)
+                v += w
+            p += t.k
+        r += rows
 
 
 # How the team shares an m by `panels` by batch grid: threads along the batch, the rows and the panels.
@@ -306,8 +381,8 @@ cdef void split(int64_t batch, int64_t m, int64_t panels, int nthreads, int *ove
 
 cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef Gemm g
-    cdef int64_t m = ins.size[0], batch = ins.size[8], total, count, i, at, w, index
-    cdef int64_t row, row_end, panel, panel_end
+    cdef int64_t m = ins.size[0], batch = ins.size[8], count, i, row, row_end, at, at_end
+    cdef bint copy_a, copy_b
     cdef int tb, tm, tn, ib, im, jn
     g.n = ins.size[1]
     g.k = ins.size[2]
@@ -320,8 +395,7 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     g.act = ins.size[14]
     g.alpha = <float>ins.scalar[0]
     g.bias = <const float*>ins.ptr[4]
-    total = vectors(g.n)
-    count = (total + NV - 1) // NV
+    count = (vectors(g.n) + NV - 1) // NV
     split(batch, m, count, nthreads, &tb, &tm, &tn)
     if tid >= tb * tm * tn:
         return
@@ -330,22 +404,20 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     jn = tid % tn
     row = m * im // tm
     row_end = m * (im + 1) // tm
-    panel = count * jn // tn
-    panel_end = count * (jn + 1) // tn
+    at = panel_start(g.n, count * jn // tn)
+    at_end = panel_start(g.n, count * (jn + 1) // tn)
+    copy_a = g.a_m == 1 and g.k >= COPY_K and row_end - row >= COPY_ROWS and at_end - at >= COPY_COLS
+    copy_b = g.b_k >= COPY_LD and g.k >= COPY_K and row_end - row >= COPY_ROWS
     for i in range(batch * ib // tb, batch * (ib + 1) // tb):
         g.c = <float*>ins.ptr[0] + i * ins.size[9]
         g.pre = <float*>ins.ptr[1] + i * ins.size[9] if ins.ptr[1] != NULL else NULL
         g.saved = <const float*>ins.ptr[5] + i * ins.size[9] if ins.ptr[5] != NULL else NULL
         g.a = <const float*>ins.ptr[2] + i * ins.size[10]
         g.b = <const float*>ins.ptr[3] + i * ins.size[11]
-        index = 0
-        at = 0
-        while at < total:
-            w = panel_width(total - at)
-            if panel <= index < panel_end:
-                gemm_panel(&g, row, row_end, at * VL, w)
-            index += 1
-            at += w
+        if copy_a or copy_b:
+            gemm_copied(&g, row, row_end, at, at_end, copy_a, copy_b)
+        else:
+            gemm_direct(&g, row, row_end, at, at_end)
 
 
 KERNELS["gemm"] = <size_t>&gemm

@@ -61,7 +61,8 @@ cdef void cross_entropy_lanes(float *loss, float *weight, float *dx, const float
     for j in range(32):
         scale[j] = log_(total[j])
     for j in range(count):
-        weight[row + j] = wt[j]
+        if weight != NULL:
+            weight[row + j] = wt[j]
         if labels[row + j] == ignore:
             loss[row + j] = <float>0.0
             scale[j] = <float>0.0
@@ -89,7 +90,8 @@ cdef void cross_entropy_row(float *loss, float *weight, float *dx, const float *
     cdef float top, total, scale, wt, smooth, log_total
     if label == ignore:
         loss[0] = <float>0.0
-        weight[0] = <float>0.0
+        if weight != NULL:
+            weight[0] = <float>0.0
         if dx != NULL:
             for i in range(n):
                 dx[i] = <float>0.0
@@ -105,7 +107,8 @@ cdef void cross_entropy_row(float *loss, float *weight, float *dx, const float *
             i += 64
     log_total = log_(total)
     wt = w[label] if w != NULL else <float>1.0
-    weight[0] = wt
+    if weight != NULL:
+        weight[0] = wt
     loss[0] = (<float>1.0 - eps) * wt * (log_total - (x[label] - top))
     if eps > <float>0.0:
         smooth = <float>0.0
@@ -122,7 +125,7 @@ cdef void cross_entropy_row(float *loss, float *weight, float *dx, const float *
                 dx[i] = dx[i] - share * (w[i] if w != NULL else <float>1.0)
 
 
-# ptr: loss[rows], weight[rows], dx[rows][n] or NULL, x, labels (int64), class weights[n] or NULL;
+# ptr: loss[rows], weight[rows] or NULL, dx[rows][n] or NULL, x, labels (int64), class weights[n] or NULL;
 # size: rows, n, ignore; scalar: ε.
 cdef void cross_entropy(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef float *loss = <float*>ins.ptr[0]
@@ -142,8 +145,8 @@ cdef void cross_entropy(const Instr *ins, const Context *ctx, int tid, int nthre
                                 ins.size[2], eps, share, wsum)
             row += LANES
         else:
-            cross_entropy_row(loss + row, weight + row, dx + row * n if dx != NULL else NULL, x + row * n,
-                              labels[row], w, n, ins.size[2], eps, share, wsum)
+            cross_entropy_row(loss + row, weight + row if weight != NULL else NULL,
+                              dx + row * n if dx != NULL else NULL, x + row * n, labels[row], w, n, ins.size[2], eps, share, wsum)
             row += 1
 
 
@@ -173,9 +176,9 @@ cdef void pointwise_block(int64_t kind, float *l, float *d, const float *x, cons
             a = fabsf(e)
             l[j] = <float>0.5 * e * e if a <= beta else beta * (a - <float>0.5 * beta)
             d[j] = e if a <= beta else (beta if e > <float>0.0 else -beta)
-    else:                                           # binary cross-entropy of logits: softplus(x) - x·t
-        for j in range(64):
-            l[j] = softplus_(x[j]) - x[j] * t[j]
+    else:                                           # binary cross-entropy of logits: softplus(x) - x·t, where
+        for j in range(64):                         # the large parts, max(x, 0) and x·t, cancel first
+            l[j] = ((x[j] if x[j] > <float>0.0 else <float>0.0) - x[j] * t[j]) + log1p_(exp_(-fabsf(x[j])))
             d[j] = sigmoid_(x[j]) - t[j]
 
 

@@ -26,6 +26,16 @@ cdef inline int64_t vectors(int64_t n) noexcept nogil:
     return (n + VL - 1) // VL
 
 
+# The vector at which panel `index` starts.
+cdef inline int64_t panel_start(int64_t n, int64_t index) noexcept nogil:
+    cdef int64_t total = vectors(n), count = (total + NV - 1) // NV
+    if index >= count:
+        return total
+    if index == 0 or index < count - 1:
+        return index * NV
+    return (index - 1) * NV + panel_width(total - (index - 1) * NV)
+
+
 # dst[k, VL] = src[VL, k]ᵀ, k a multiple of 4; ldd, lds: floats between rows.
 cdef void transpose(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t k) noexcept nogil:
     cdef vec t[4]

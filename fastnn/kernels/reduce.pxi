@@ -195,7 +195,7 @@ cdef void softmax_grad(const Instr *ins, const Context *ctx, int tid, int nthrea
                 dx[i] = y[i] * (dy[i] - total)
 
 
-# Index of each row's first maximum, as int64. ptr: y, x; size: rows, n.
+# Index of each row's first maximum, or of its first NaN, as int64. ptr: y, x; size: rows, n.
 cdef void argmax(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef int64_t *y = <int64_t*>ins.ptr[0]
     cdef const float *x
@@ -205,7 +205,7 @@ cdef void argmax(const Instr *ins, const Context *ctx, int tid, int nthreads) no
         x = <const float*>ins.ptr[1] + row * n
         best = 0
         for i in range(1, n):
-            if x[i] > x[best]:
+            if x[i] > x[best] or (x[i] != x[i] and x[best] == x[best]):
                 best = i
         y[row] = best
 

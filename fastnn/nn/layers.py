@@ -55,6 +55,11 @@ class Sequential(Module):
         layers = list(self._modules.values())
         return Sequential(*layers[index]) if isinstance(index, slice) else layers[index]
 
+    def __setitem__(self, index: int, layer: Module) -> None:
+        if not isinstance(layer, Module):
+            raise TypeError(f"Sequential takes layers, found {type(layer).__name__}")
+        setattr(self, list(self._modules)[index], layer)
+
 
 class Linear(Module):
     """y = x·Wᵀ + b: (…, in_features) → (…, out_features). W (out, in) and b start uniform in ±1/√in."""

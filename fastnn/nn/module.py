@@ -45,12 +45,12 @@ class Module:
         if current() is None and name != "metadata":
             self.__dict__["_sets"] += 1
             _edits[0] += 1
-        self._parameters.pop(name, None)
-        self._modules.pop(name, None)
-        if isinstance(value, Parameter):
-            self._parameters[name] = value
-        elif isinstance(value, Module):
-            self._modules[name] = value
+        for registry, kind in ((self._parameters, Parameter), (self._modules, Module)):
+            if isinstance(value, kind):
+                registry[name] = value              # one that is replaced keeps its place in the order
+            else:
+                registry.pop(name, None)
+        if isinstance(value, Module):
             value.__dict__["_name"] = name
         self.__dict__[name] = value
 

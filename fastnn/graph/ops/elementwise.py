@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..tensor import FLOAT, Out, Tensor, constant, size_of
 from . import OPS, Instr, Op, apply
+from .reduce import reduce
 
 MAX_DIMS = 6
 # Numbers of the kernel's enum in kernels/elementwise.pxi.
@@ -99,7 +100,7 @@ def unbroadcast(gradient: Tensor, shape: tuple[int, ...]) -> Tensor:
     pad = gradient.ndim - len(shape)
     axes = [i for i in range(gradient.ndim) if i < pad or (shape[i - pad] == 1 and gradient.shape[i] != 1)]
     if axes:
-        gradient = apply("reduce", gradient, kind="sum", axes=tuple(axes), factor=1.0)
+        gradient = reduce(gradient, "sum", tuple(axes))
     return apply("reshape", gradient, shape=shape) if gradient.shape != shape else gradient
 
 
@@ -131,6 +132,9 @@ def _binary_vjp(node: Tensor, dy: Tensor) -> tuple[Tensor | None, ...]:
         db = _neg(_binary("div", _binary("mul", dy, node), b))
     elif kind == "pow":
         slope = _binary("mul", b, _binary("pow", a, _binary("sub", b, constant(1.0))))
+        if b.op != "constant" or not b.attrs["value"].all():
+            # a^0 is 1 everywhere, where 0·a^-1 would make its slope at a = 0 NaN.
+            slope = apply("where", b, slope, constant(0.0))
         da = _binary("mul", dy, slope)
         # 0^b has slope 0 with respect to b where log 0 would make it NaN.
         log = apply("unary", a, kind="log", alpha=0.0)

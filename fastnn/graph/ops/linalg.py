@@ -28,6 +28,8 @@ def _matmul_infer(inputs, attrs) -> list[Out]:
             f"matmul of {a.shape}{'ᵀ' if attrs['ta'] else ''} and {b.shape}{'ᵀ' if attrs['tb'] else ''}: "
             f"{k} columns meet {kb} rows"
         )
+    if b.ndim > 2 and a.shape[:-2] != b.shape[:-2]:
+        raise ValueError(f"matmul of {a.shape} and {b.shape}: the batch axes differ")
     out = Out((*a.shape[:-2], m, n))
     return [out, out] if attrs.get("pre") else [out]
 
@@ -80,7 +82,13 @@ def _matmul_vjp(node: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     """dA = dY·Bᵀ and dB = Aᵀ·dY, with the stored transpositions carried through."""
     a, b = node.inputs
     ta, tb = node.attrs["ta"], node.attrs["tb"]
-    da = matmul(b, dy, tb, True) if ta else matmul(dy, b, False, not tb)
+    if ta and a.ndim == b.ndim:
+        da = matmul(b, dy, tb, True)
+    else:
+        da = matmul(dy, b, False, not tb)
+        if ta:                                   # one matrix for all batch items: it can only stand on the right
+            last = a.ndim - 1
+            da = apply("transpose", da, axes=(*range(last - 1), last, last - 1))
     if b.ndim == 2 and a.ndim > 2 and not ta:    # every row of every batch item met the same matrix
         a, dy = _flat(a), _flat(dy)
     db = matmul(dy, a, True, ta) if tb else matmul(a, dy, not ta, False)

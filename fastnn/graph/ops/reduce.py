@@ -10,7 +10,10 @@ KINDS = {"sum": 0, "max": 1, "min": 2}
 
 def _reduce_infer(inputs, attrs) -> list[Out]:
     (x,) = inputs
-    for axis in attrs["axes"]:
+    axes = attrs["axes"]
+    if axes != tuple(range(axes[0], axes[-1] + 1)):
+        raise ValueError(f"the reduce kernel needs axes side by side, found {axes}; reduce() brings them together")
+    for axis in axes:
         if x.shape[axis] == 0:
             raise ValueError(f"cannot reduce the empty axis {axis} of shape {x.shape}")
     return [Out(tuple(n for i, n in enumerate(x.shape) if i not in attrs["axes"]))]
