@@ -9,6 +9,7 @@ import platform
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 FLAVOUR = os.environ.get("FASTNN_BUILD", "release")
 if FLAVOUR not in ("release", "debug", "coverage"):
@@ -60,9 +61,22 @@ def extension(name, flags=(), macros=()):
     )
 
 
+class BuildBeside(build_ext):
+    """Leaves the compiled modules beside their sources, too.
+
+    `python -m fastnn` in a checkout finds the checkout's fastnn/ before the installed one, so that must work.
+    """
+
+    def run(self):
+        super().run()
+        if not self.inplace:
+            self.copy_extensions_to_source()
+
+
 extensions = [extension(f"kernels.{isa}", flags, INLINE) for isa, flags in ISAS[MACHINE].items()]
 extensions += [extension("kernels.cpu"), extension("engine.executor")]
 
 setup(
+    cmdclass={"build_ext": BuildBeside},
     ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, nthreads=os.cpu_count() or 1),
 )

@@ -166,11 +166,11 @@ class Trainer:
         done, totals, diverged, error = step.run(
             1, None, 0, self._rate, self.seed, self.iteration, self._threads(step)
         )
+        self.iteration += done
         if error is not None:
             raise error
         if diverged:
             raise DivergenceError(self.epoch + 1, self.iteration + 1, self.optimizer.lr, "nothing was updated")
-        self.iteration += done
         return self._loss(totals)
 
     def gradients(self, x, y, sample_weight=None) -> dict[str, np.ndarray]:

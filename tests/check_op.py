@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 
 import numpy as np
@@ -100,7 +100,7 @@ def _double(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float64) if x.dtype.kind == "f" else x
 
 
-@lru_cache(maxsize=None)
+@cache
 def expected(case: Case):
     """Outputs of the reference, weights of the outputs in the loss, and for each wanted input its directions."""
     rng = np.random.default_rng(zlib.crc32(case.name.encode()))

@@ -117,6 +117,39 @@ def pointwise_loss(x, target, kind, beta=1.0):
     return np.maximum(x, 0) - x * target + np.log1p(np.exp(-np.abs(x)))
 
 
+# -- random numbers ---------------------------------------------------------------------------------------------------
+
+
+def philox4x32(counter, key):
+    """Philox4x32-10 of Salmon et al. (SC 2011): four 32-bit words for a counter of four words and a key of two."""
+    mask = 0xFFFFFFFF
+    x, (k0, k1) = list(counter), key
+    for _ in range(10):
+        a, b = x[0] * 0xD2511F53, x[2] * 0xCD9E8D57
+        x = [(b >> 32) ^ x[1] ^ k0, b & mask, (a >> 32) ^ x[3] ^ k1, a & mask]
+        k0, k1 = (k0 + 0x9E3779B9) & mask, (k1 + 0xBB67AE85) & mask
+    return x
+
+
+def random_words(n, c2, c3, seed):
+    """The n 32-bit words of stream (c2, c3): 64 at a time, the first words of 16 counters, then the second ones, …"""
+    words = []
+    for block in range(-(-n // 64)):
+        lanes = [philox4x32((block * 16 + j, 0, c2, c3), (seed & 0xFFFFFFFF, seed >> 32)) for j in range(16)]
+        words += [lane[word] for word in range(4) for lane in lanes]
+    return words[:n]
+
+
+def permutation(n, seed, epoch):
+    """Fisher and Yates, from the last place down; 53 bits a draw, from words 32 apart."""
+    words, order = random_words(64 * -(-max(n, 1) // 32), epoch, 0x5348FFFF, seed), list(range(n))
+    for k, i in enumerate(range(n - 1, 0, -1)):
+        at = k // 32 * 64 + k % 32
+        j = int((((words[at] << 21) ^ (words[at + 32] >> 11)) / 2**53) * (i + 1))
+        order[i], order[j] = order[j], order[i]
+    return order
+
+
 # -- optimizers: one update of p by gradient g at step t = 1, 2, …; `s` is the state, changed in place -----------------
 
 

@@ -64,9 +64,8 @@ ROWWISE = [
     *(forward(name, getattr(F, name), getattr(R, name), ROWS, atol=1e-7) for name in ("softmax", "log_softmax")),
     forward("argmax", F.argmax, lambda x: np.argmax(x, -1), ROWS),
     *(
-        forward(f"{name}{axis}", lambda x, f=getattr(F, name), a=axis: f(x, a),
-                lambda x, f=getattr(np, name), a=axis: f(x, axis=a), ROWS, atol=1e-7)
-        for name in ("max", "min") for axis in (0, 1, None)
+        forward(f"{name}{axis}", lambda x, f=f, a=axis: f(x, a), lambda x, f=g, a=axis: f(x, axis=a), ROWS, atol=1e-7)
+        for name, f, g in (("max", F.max, np.max), ("min", F.min, np.min)) for axis in (0, 1, None)
     ),
     forward("sum", lambda x: F.sum(x, 1), lambda x: np.sum(x, axis=1), ROWS[np.abs(ROWS[:, 0]) < MAX]),
     forward("cross_entropy", lambda x, y: F.cross_entropy_rows(x, y)[0], lambda x, y: R.cross_entropy_rows(x, y)[0],

@@ -147,8 +147,8 @@ def test_seeds():
         return [nn.Linear(5, 7).weight.data.copy(), filled(init.normal_), nn.Linear(5, 7).weight.data.copy()]
 
     a, b, c = draw(3), draw(3), draw(4)
-    assert all(np.array_equal(x, y) for x, y in zip(a, b))
-    assert not any(np.array_equal(x, y) for x, y in zip(a, c))
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+    assert not any(np.array_equal(x, y) for x, y in zip(a, c, strict=True))
     assert not np.array_equal(a[0], a[2])                        # each draw has numbers of its own
 
 

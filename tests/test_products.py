@@ -35,7 +35,8 @@ def last_two(m):
         return m.transpose(x, (0, 2, 1))
 
     return lambda a, b, c: (
-        m.matmul(t(a), b), m.matmul(t(a), t(t(b))), m.matmul(t(a), c), m.matmul(t(b), a), m.matmul(t(a), m.transpose(c).T)
+        m.matmul(t(a), b), m.matmul(t(a), t(t(b))), m.matmul(t(a), c), m.matmul(t(b), a),
+        m.matmul(t(a), m.transpose(c).T),
     )
 
 

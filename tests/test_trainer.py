@@ -237,12 +237,12 @@ def test_own_metric():
         ([[2.0], [-1.0], [0.5], [-3.0]], [[1.0], [1.0], [0.0], [0.0]], 0.5),
         ([[0.1, 0.9], [0.8, 0.3], [0.2, 0.1]], [[0.0, 1.0], [0.0, 1.0], [1.0, 0.0]], 2 / 3),
         ([[0.1, 0.9], [0.8, 0.3], [0.2, 0.1]], [1, 1, 0], 2 / 3),
+        ([[[0.1, 0.9, 0.2], [0.8, 0.3, 0.7]]], [[1, 1, 1]], 2 / 3),
     ],
-    ids=["one logit", "probabilities", "labels"],
+    ids=["one logit", "probabilities", "labels", "labels by position"],
 )
 def test_accuracy(prediction, target, expected):
-    integers = isinstance(target[0], int)
     loss = nn.CrossEntropyLoss() if len(prediction[0]) > 1 else nn.BCEWithLogitsLoss()
     trainer = Trainer(nn.Identity(), loss, metrics=["accuracy"])
-    target = np.array(target, np.int64 if integers else np.float32)
+    target = np.array(target)
     assert trainer.evaluate(np.array(prediction), target)["accuracy"] == pytest.approx(expected, abs=1e-6)

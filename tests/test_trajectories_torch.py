@@ -81,7 +81,7 @@ def train(make, ours_optimizer, torch_optimizer, clip=None):
     start = ours.state_dict()
     trainer, optimizer = Trainer(ours, our_loss, ours_optimizer), torch_optimizer(theirs)
     losses, expected = [], []
-    for xb, yb in zip(X, y):
+    for xb, yb in zip(X, y, strict=True):
         losses.append(trainer.step(xb, yb))
         loss = their_loss(theirs(torch.from_numpy(xb)), torch.from_numpy(yb))
         optimizer.zero_grad()
@@ -168,7 +168,7 @@ def test_clipping(make, name):
             parameters = list(parameters)
             before = [p.grad.clone() for p in parameters]
             function(parameters, limit)
-            bound.append(not all(torch.equal(a, p.grad) for a, p in zip(before, parameters)))
+            bound.append(not all(torch.equal(a, p.grad) for a, p in zip(before, parameters, strict=True)))
 
         ours = getattr(optim, name)(**arguments, **{key: limit})
         agree(*train(make, ours, lambda model: getattr(torch.optim, name)(model.parameters(), **arguments), clip))
@@ -191,7 +191,7 @@ def test_learning_rate_changed_between_iterations():
         momentum=0.9,
     )
     losses, expected = [], []
-    for i, (xb, yb) in enumerate(zip(X, y)):
+    for i, (xb, yb) in enumerate(zip(X, y, strict=True)):
         trainer.optimizer.lr = 0.1 * 0.95**i
         optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["lr"] = 0.1 * 0.95**i, 0.02 * 0.95**i
         # Another batch size now and then: a program that is compiled after the change of the learning rate.

@@ -47,6 +47,7 @@ class PeerProcess:
         self.process = subprocess.Popen(
             [*command, name, network.name, *map(str, cpus)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, env=environment, text=True,
+            cwd=Path(__file__).parents[2],          # the same fastnn as here, whatever lies in the current folder
         )  # fmt: skip
 
     def wait_ready(self) -> str:

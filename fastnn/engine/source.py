@@ -17,6 +17,7 @@ DTYPES = {
     "f4": 0, "f8": 1, "f2": 2, "i1": 3, "u1": 4, "b1": 4, "i2": 5, "u2": 6, "i4": 7, "u4": 8, "i8": 9, "u8": 10,
 }
 INTEGER_KINDS = "iub"
+PIECE = 1 << 18                                     # bytes that are checked at a time where rows lie apart
 _FIRST_NONFINITE, _INTEGER_RANGE = KERNELS["first_nonfinite"], KERNELS["integer_range"]
 
 # Where the checks leave their result; every check is one uninterrupted call under the GIL.
@@ -76,8 +77,9 @@ class Source:
         if self.array.flags.c_contiguous:
             yield 0, self.array
         else:
-            for i in range(len(self.array)):
-                yield i, self.array[i : i + 1]
+            rows = max(1, PIECE * len(self.array) // max(self.array.nbytes, 1))
+            for i in range(0, len(self.array), rows):
+                yield i, np.ascontiguousarray(self.array[i : i + rows])
 
     def check_finite(self) -> None:
         """ValueError that names the first sample with a NaN or an infinity (after conversion to float32)."""

@@ -47,13 +47,21 @@ def call(function: Callable, operands: Sequence, out: np.ndarray | None = None, 
         return function(*map(symbol, operands), **attrs)
     arrays = [array_of(x) for x in operands]
     compiled = _compiled(function, tuple(attrs.items()), tuple(map(spec_of, arrays)))
-    if out is not None and (
-        out.shape != compiled.outs[0].shape or out.dtype != np.float32 or not out.flags.c_contiguous
+    if out is None:
+        return compiled(*arrays)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out= must be an ndarray, found {type(out).__name__}")
+    if out.shape != compiled.outs[0].shape or out.dtype != np.float32 or not (
+        out.flags.c_contiguous and out.flags.writeable
     ):
         raise ValueError(
-            f"out= must be a C-contiguous float32 array of shape {compiled.outs[0].shape}, "
-            f"found {out.dtype} {out.shape}"
+            f"out= must be a writable C-contiguous float32 array of shape {compiled.outs[0].shape}, "
+            f"found {'' if out.flags.writeable else 'read-only '}{out.dtype} {out.shape}"
         )
+    if any(np.may_share_memory(out, array) for array in arrays):
+        # Kernels read their operands while they write.
+        out[...] = compiled(*arrays)
+        return out
     return compiled(*arrays, out=out)
 
 
@@ -65,7 +73,12 @@ def floats(x: Tensor) -> Tensor:
 
 def as_float(x):
     """Eager integer arrays are numbers here, not labels."""
-    return x if isinstance(x, Operators) else np.asarray(x, dtype=np.float32)
+    if isinstance(x, Operators):
+        return x
+    array = np.asarray(x)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"expected numbers, found an array of dtype {array.dtype}")
+    return array.astype(np.float32, copy=False)
 
 
 def check_axis(axis: int, ndim: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..graph import ops
+from ..graph.ops.loss import check_labels
 from ..graph.tensor import Tensor
 from .dispatch import array_of, as_float, call, floats, is_symbolic, symbol
 
@@ -20,6 +21,12 @@ def pointwise_loss(x, target, kind: str, beta: float = 1.0):
     return call(_apply_pointwise, (as_float(x), as_float(target)), kind=kind, beta=float(beta))
 
 
+def _check_eager_labels(x, labels, ignore: int) -> None:
+    """Kernels never check: labels of a data set are checked by the trainer, those of an eager call here."""
+    if not is_symbolic(x, labels) and isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" and np.ndim(x):
+        check_labels(labels, np.shape(x)[-1], ignore)
+
+
 def _apply_cross_entropy(x: Tensor, labels: Tensor, *weight: Tensor, smoothing: float, ignore: int):
     node = ops.apply("cross_entropy", x, labels, *weight, smoothing=smoothing, ignore=ignore)
     return node, ops.item(node, 1)
@@ -27,7 +34,8 @@ def _apply_cross_entropy(x: Tensor, labels: Tensor, *weight: Tensor, smoothing: 
 
 def cross_entropy_rows(logits, labels, weight=None, label_smoothing: float = 0.0, ignore_index: int = -100):
     """Loss and weight of each row: logits (rows, classes), integer labels (rows)."""
-    operands = (as_float(logits), labels) if weight is None else (as_float(logits), labels, weight)
+    _check_eager_labels(logits, labels, ignore_index)
+    operands = (as_float(logits), labels, *([] if weight is None else [as_float(weight)]))
     return call(_apply_cross_entropy, operands, smoothing=float(label_smoothing), ignore=int(ignore_index))
 
 
@@ -37,6 +45,7 @@ def _apply_pick(x: Tensor, labels: Tensor, ignore: int) -> Tensor:
 
 def pick(x, labels, ignore_index: int = -100):
     """x[row, labels[row]] for x (rows, n), or x[labels] for x (n); 0 where the label is ignore_index."""
+    _check_eager_labels(x, labels, ignore_index)
     return call(_apply_pick, (as_float(x), labels), ignore=int(ignore_index))
 
 

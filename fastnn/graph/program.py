@@ -43,7 +43,16 @@ def hoist(graph: Graph) -> tuple[Graph, int]:
     An inference program runs that part once and again only after a parameter has changed.
     """
     static: set[int] = set()
+    # Outputs lie in new memory at each call, so they are always computed, and with them what they are views of.
+    fresh: set[int] = set()
+    for node in graph.outputs:
+        fresh.add(node.id)
+        while node.op == "reshape":
+            (node,) = node.inputs
+            fresh.add(node.id)
     for node in graph.nodes:
+        if node.id in fresh:
+            continue
         if node.op in ("parameter", "constant") or (
             node.inputs and node.op not in ("dropout", "numpy_op") and all(x.id in static for x in node.inputs)
         ):

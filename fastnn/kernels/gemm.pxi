@@ -19,9 +19,6 @@
 
 from libc.math cimport INFINITY
 
-cdef extern from *:
-    void prefetch "__builtin_prefetch"(const void *p) noexcept nogil
-
 cdef enum:
     EPILOGUE_NONE = 0
     EPILOGUE_ACT = 1
@@ -29,12 +26,13 @@ cdef enum:
     MAX_MR = 14
     AHEAD = 96              # FMAs between the prefetch of a row of B and its use
     TILE = 512              # floats in the largest tile, at least: MRx·x·VL
-    KC = 256                # steps of k in a copied block of A or B
-    MC = 96                 # rows in a copied block of A
+    KC = 512                # steps of k in a copied block of A or B
+    MC = 64                 # rows in a copied block of A
+    BOTH = 4
     COPY_K = 256            # A and B are copied from these sizes on
     COPY_ROWS = 256
     COPY_COLS = 16
-    COPY_LD = 512
+    COPY_LD = 768
 
 cdef struct Tile:
     int64_t count           # tiles below one another
@@ -58,6 +56,7 @@ cdef struct Gemm:
     int64_t a_m
     int64_t a_k
     int64_t b_k
+    int64_t b_n
     float *c
     float *pre
     const float *a
@@ -190,34 +189,48 @@ cdef inline int64_t tile_rows(int64_t nv) noexcept nogil:
     return MR2 if nv == 2 else MR1
 
 
-# dst[rows, n] = src[rows, n]; lanes beyond n are written as zeros if `whole`, else left alone.
-cdef void copy_rows(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t rows, int64_t n,
-                    bint whole) noexcept nogil:
-    cdef int64_t i, j, full = n // VL, rest = n - n // VL * VL
-    cdef mask_t mask = mask_of(rest if rest > 0 else VL)
-    cdef vec x
+# z[rows, ldz] = x[rows, n] with zeros beyond n, ldz = n rounded up to whole vectors.
+cdef void load_rows(float *z, int64_t ldz, const float *x, int64_t ldx, int64_t rows, int64_t n) noexcept nogil:
+    cdef int64_t i, j, last = ldz - VL
+    cdef mask_t mask = mask_of(n - last)
     for i in range(rows):
-        for j in range(full):
-            vstore(dst + i * ldd + j * VL, vload(src + i * lds + j * VL))
-        if rest > 0:
-            x = vload_mask(mask, src + i * lds + full * VL)
-            if whole:
-                vstore(dst + i * ldd + full * VL, x)
-            else:
-                vstore_mask(mask, dst + i * ldd + full * VL, x)
+        j = 0
+        while j < last:
+            vstore(z + j, vload(x + j))
+            j += VL
+        vstore(z + j, vload_mask(mask, x + j))
+        z += ldz
+        x += ldx
+
+
+# x[rows, n] = z[rows, ldz]: nothing is written beyond n.
+cdef void store_rows(float *x, int64_t ldx, const float *z, int64_t ldz, int64_t rows, int64_t n) noexcept nogil:
+    cdef int64_t i, j, last = ldz - VL
+    cdef mask_t mask = mask_of(n - last)
+    for i in range(rows):
+        j = 0
+        while j < last:
+            vstore(x + j, vload(z + j))
+            j += VL
+        vstore_mask(mask, x + j, vload(z + j))
+        z += ldz
+        x += ldx
 
 
 # c[rows, n] = z where saved > 0 (or NaN), else 0.
 cdef void gate_rows(float *c, const float *z, int64_t ldz, const float *saved, int64_t ldc, int64_t rows,
                     int64_t n) noexcept nogil:
-    cdef int64_t i, j, full = n // VL, rest = n - n // VL * VL
-    cdef mask_t mask = mask_of(rest if rest > 0 else VL)
+    cdef int64_t i, j, last = ldz - VL
+    cdef mask_t mask = mask_of(n - last)
     for i in range(rows):
-        for j in range(full):
-            vstore(c + i * ldc + j * VL, vgate(vload(saved + i * ldc + j * VL), vload(z + i * ldz + j * VL)))
-        if rest > 0:
-            vstore_mask(mask, c + i * ldc + full * VL,
-                        vgate(vload_mask(mask, saved + i * ldc + full * VL), vload(z + i * ldz + full * VL)))
+        j = 0
+        while j < last:
+            vstore(c + j, vgate(vload(saved + j), vload(z + j)))
+            j += VL
+        vstore_mask(mask, c + j, vgate(vload_mask(mask, saved + j), vload(z + j)))
+        c += ldc
+        z += ldz
+        saved += ldc
 
 
 # Epilogue of a tile whose z[rows, ldz] lies in a buffer; at: offset of the tile in c, pre and saved.
@@ -227,13 +240,13 @@ cdef void finish(const Gemm *g, float *z, int64_t ldz, int64_t at, int64_t rows,
         if g.act == ACT_RELU:
             gate_rows(g.c + at, z, ldz, g.saved + at, g.ldc, rows, n)
             return
-        copy_rows(saved, ldz, g.saved + at, g.ldc, rows, n, True)
+        load_rows(saved, ldz, g.saved + at, g.ldc, rows, n)
         act_grad_row(g.act, z, z, saved, rows * ldz, g.alpha)
     elif g.epilogue == EPILOGUE_ACT:
         if g.pre != NULL:
-            copy_rows(g.pre + at, g.ldc, z, ldz, rows, n, False)
+            store_rows(g.pre + at, g.ldc, z, ldz, rows, n)
         act_row(g.act, z, z, rows * ldz, g.alpha)
-    copy_rows(g.c + at, g.ldc, z, ldz, rows, n, False)
+    store_rows(g.c + at, g.ldc, z, ldz, rows, n)
 
 
 cdef void add_bias(float *z, int64_t ldz, const float *bias, int64_t rows, int64_t n) noexcept nogil:
@@ -269,7 +282,7 @@ cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row,
         for j in range(w):
             vstore(start + j * VL, vzero())
         if g.bias != NULL:
-            copy_rows(start, ldz, g.bias + col, 0, 1, n, True)
+            load_rows(start, ldz, g.bias + col, 0, 1, n)
     if direct:
         t.out = g.c + at
         t.ldo = g.ldc
@@ -290,12 +303,12 @@ cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row,
         if i == tall:
             mr -= 1
         if from_c:
-            copy_rows(start, ldz, g.c + at, g.ldc, mr, n, True)
+            load_rows(start, ldz, g.c + at, g.ldc, mr, n)
             if first and g.bias != NULL:
                 add_bias(start, ldz, g.bias + col, mr, n)
         run_tile(mr, w, masked, t)
         if plain:
-            copy_rows(g.c + at, g.ldc, z, ldz, mr, n, False)
+            store_rows(g.c + at, g.ldc, z, ldz, mr, n)
         else:
             finish(g, z, ldz, at, mr, n)
         t.a += mr * t.a_m
@@ -327,36 +340,43 @@ cdef void gemm_copied(const Gemm *g, int64_t row, int64_t row_end, int64_t at, i
     cdef float *b_copy = <float*>((<size_t>b_raw + 63) & ~<size_t>63)
     cdef float *a_copy = <float*>((<size_t>a_raw + 63) & ~<size_t>63)
     cdef Tile t
-    cdef int64_t p, r, rows, w, v, col, step = MC if copy_a else row_end - row
-    r = row
-    while r < row_end:
-        rows = imin(step, row_end - r)
-        p = 0
-        while p < g.k:
-            t.k = imin(KC, g.k - p)
-            if copy_a:
-                copy_rows(a_copy, MC, g.a + r + p * g.a_k, g.a_k, t.k, rows, False)
-            v = at
-            while v < at_end:
-                w = panel_width(vectors(g.n) - v)
-                col = v * VL
-                t.b_k = w * VL
-                if copy_b:
-                    pack_panel(b_copy, g.b + p * g.b_k + col, t.k, imin(g.n - col, w * VL), w, g.b_k, 1)
-                    t.b = b_copy
-                elif g.b_k == 0:
-                    t.b = g.b + col * g.k + p * w * VL
-                else:
-                    t.b = g.b + p * g.b_k + col
-                    t.b_k = g.b_k
-                t.a = <const float*>a_copy if copy_a else g.a + r * g.a_m + p * g.a_k
-                t.a_m = 1 if copy_a else g.a_m
-                t.a_k = MC if copy_a else g.a_k
-                gemm_panel(g, &t, p == 0, p + t.k == g.k, r, rows, col, w,
-                           not copy_b and g.b_k != 0 and g.n - col < w * VL)
-                v += w
-            p += t.k
-        r += rows
+    cdef int64_t p, r, rows, w, v, col, group_end, step = MC if copy_a else row_end - row, kc = KC
+    if copy_a and copy_b:                   # every block of A needs B copied again: make it taller
+        kc = KC // BOTH
+        step = MC * BOTH
+    while at < at_end:
+        # The copy of A serves all panels; without it one panel is finished before the next: its C stays in L2.
+        group_end = at_end if copy_a else at + panel_width(vectors(g.n) - at)
+        r = row
+        while r < row_end:
+            rows = imin(step, row_end - r)
+            p = 0
+            while p < g.k:
+                t.k = imin(kc, g.k - p)
+                if copy_a:
+                    pack_panel(a_copy, g.a + r + p * g.a_k, t.k, rows, vectors(rows), g.a_k, 1)
+                v = at
+                while v < group_end:
+                    w = panel_width(vectors(g.n) - v)
+                    col = v * VL
+                    t.b_k = w * VL
+                    if copy_b:
+                        pack_panel(b_copy, g.b + p * g.b_k + col * g.b_n, t.k, imin(g.n - col, w * VL), w, g.b_k, g.b_n)
+                        t.b = b_copy
+                    elif g.b_k == 0:
+                        t.b = g.b + col * g.k + p * w * VL
+                    else:
+                        t.b = g.b + p * g.b_k + col
+                        t.b_k = g.b_k
+                    t.a = <const float*>a_copy if copy_a else g.a + r * g.a_m + p * g.a_k
+                    t.a_m = 1 if copy_a else g.a_m
+                    t.a_k = vectors(rows) * VL if copy_a else g.a_k
+                    gemm_panel(g, &t, p == 0, p + t.k == g.k, r, rows, col, w,
+                               not copy_b and g.b_k != 0 and g.n - col < w * VL)
+                    v += w
+                p += t.k
+            r += rows
+        at = group_end
 
 
 # How the team shares an m by `panels` by batch grid: threads along the batch, the rows and the panels.
@@ -390,6 +410,7 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     g.a_m = ins.size[4]
     g.a_k = ins.size[5]
     g.b_k = ins.size[6]
+    g.b_n = ins.size[7]
     g.accumulate = ins.size[12] != 0
     g.epilogue = ins.size[13]
     g.act = ins.size[14]
@@ -406,8 +427,8 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     row_end = m * (im + 1) // tm
     at = panel_start(g.n, count * jn // tn)
     at_end = panel_start(g.n, count * (jn + 1) // tn)
-    copy_a = g.a_m == 1 and g.k >= COPY_K and row_end - row >= COPY_ROWS and at_end - at >= COPY_COLS
-    copy_b = g.b_k >= COPY_LD and g.k >= COPY_K and row_end - row >= COPY_ROWS
+    copy_a = g.a_m == 1 and g.a_k >= COPY_LD and g.k >= COPY_K and row_end - row >= COPY_ROWS and at_end - at >= COPY_COLS
+    copy_b = g.b_k != 0 and (g.b_n != 1 or (g.b_k >= COPY_LD and g.k >= COPY_K and row_end - row >= COPY_ROWS))
     for i in range(batch * ib // tb, batch * (ib + 1) // tb):
         g.c = <float*>ins.ptr[0] + i * ins.size[9]
         g.pre = <float*>ins.ptr[1] + i * ins.size[9] if ins.ptr[1] != NULL else NULL

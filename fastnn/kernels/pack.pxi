@@ -7,6 +7,9 @@
 
 from libc.string cimport memset
 
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void *p) noexcept nogil
+
 cdef enum:
     EDGE = 32               # steps of k in the buffer for what does not come in whole vectors
 
@@ -59,6 +62,8 @@ cdef void pack_panel(float *panel, const float *b__kn, int64_t k, int64_t n, int
     if b_n == 1:
         mask = mask_of(n - (w - 1) * VL)
         for p in range(k):
+            for j in range(w):
+                prefetch(b__kn + 8 * b_k + j * VL)
             for j in range(w - 1):
                 vstore(panel + j * VL, vload(b__kn + j * VL))
             vstore(panel + (w - 1) * VL, vload_mask(mask, b__kn + (w - 1) * VL))

@@ -54,7 +54,7 @@ def _encode(value: Any, seen: list[Module]) -> Any:
 
 
 def describe(module: Module) -> str | None:
-    """The architecture as JSON, or None if it is not made of fastnn's own layers alone, each with its own parameters."""
+    """The architecture as JSON, or None if not all of it is fastnn's own layers, each with its own parameters."""
     seen: list[Module] = []
     try:
         model = _encode(module, seen)

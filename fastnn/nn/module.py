@@ -42,7 +42,7 @@ class Module:
 
     def __setattr__(self, name: str, value: Any) -> None:
         # What forward stores while it is traced is no change of the model.
-        if current() is None and name != "metadata":
+        if current() is None and name != "metadata" and self.__dict__.get(name, self) is not value:
             self.__dict__["_sets"] += 1
             _edits[0] += 1
         for registry, kind in ((self._parameters, Parameter), (self._modules, Module)):
@@ -83,6 +83,11 @@ class Module:
         try:
             inputs = [constant(x) if isinstance(x, np.ndarray) else x for x in inputs]
             return self.forward(*inputs)
+        except ValueError as error:
+            where = trace.where()
+            if type(error) is not ValueError or str(error).startswith(("layer '", where)):
+                raise
+            raise ValueError(f"{where}{error}") from error
         finally:
             trace.path.pop()
             trace.kinds.pop()
@@ -103,7 +108,8 @@ class Module:
         compiled = self._compiled.get(key)
         if compiled is None:
             compiled = Compiled(self, [spec_of(a) for a in arrays], arena)
-            arena.check_holds(node.attrs["parameter"] for node in compiled.program.graph.nodes if node.op == "parameter")
+            nodes = compiled.program.graph.nodes
+            arena.check_holds(node.attrs["parameter"] for node in nodes if node.op == "parameter")
             self._compiled[key] = compiled
             if len(self._compiled) > CACHED_PROGRAMS:
                 self._compiled.popitem(last=False)

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from ..tensor import INT, Out, Tensor
+import numpy as np
+
+from ..tensor import FLOAT, INT, Out, Tensor
 from . import OPS, Instr, Op, apply, item
 from .elementwise import unbroadcast
 
 POINTWISE = {"square": 0, "absolute": 1, "smooth_l1": 2, "huber": 3, "bce": 4}
 
 
+def check_labels(labels: np.ndarray, n: int, ignore: int) -> None:
+    """ValueError if a label is neither `ignore` nor in 0 … n-1."""
+    wrong = ((labels < 0) | (labels >= n)) & (labels != ignore)
+    if wrong.any():
+        raise ValueError(f"label {int(labels[wrong][0])} is out of range: there are {n} classes, 0 to {n - 1}")
+
+
+def _check_constant_labels(x: Tensor, labels: Tensor, ignore: int) -> None:
+    if labels.op == "constant":
+        check_labels(labels.attrs["value"], x.shape[-1], ignore)
+
+
 def _cross_entropy_infer(inputs, attrs) -> list[Out]:
     x, labels, *weight = inputs
-    if x.ndim != 2:
-        raise ValueError(f"cross-entropy needs logits of shape (rows, classes), found {x.shape}")
+    if x.ndim != 2 or x.dtype != FLOAT:
+        raise ValueError(f"cross-entropy needs float32 logits of shape (rows, classes), found {x.dtype} {x.shape}")
     if labels.shape != x.shape[:1] or labels.dtype != INT:
         raise ValueError(
             f"cross-entropy of logits {x.shape} needs integer labels of shape {x.shape[:1]}, "
             f"found {labels.dtype} {labels.shape}"
         )
-    if weight and weight[0].shape != x.shape[1:]:
-        raise ValueError(f"class weights need shape {x.shape[1:]}, found {weight[0].shape}")
+    if weight and (weight[0].shape != x.shape[1:] or weight[0].dtype != FLOAT):
+        raise ValueError(
+            f"class weights need float32 of shape {x.shape[1:]}, found {weight[0].dtype} {weight[0].shape}"
+        )
+    _check_constant_labels(x, labels, attrs["ignore"])
     rows = Out(labels.shape)
     return [rows, rows, Out(x.shape)]
 
@@ -57,8 +74,11 @@ def _pointwise_vjp(node: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pick_infer(inputs, attrs) -> list[Out]:
     x, labels = inputs
+    if x.ndim not in (1, 2) or x.dtype != FLOAT:
+        raise ValueError(f"picking needs one row of float32 or rows of them, found {x.dtype} {x.shape}")
     if labels.dtype != INT or (x.ndim == 2 and labels.shape != x.shape[:1]):
         raise ValueError(f"picking from {x.shape} needs one integer a row, found {labels.dtype} {labels.shape}")
+    _check_constant_labels(x, labels, attrs["ignore"])
     return [Out(labels.shape)]
 
 
@@ -83,6 +103,8 @@ def _equal_labels_infer(inputs, attrs) -> list[Out]:
     a, b = inputs
     if a.shape != b.shape:
         raise ValueError(f"labels of shapes {a.shape} and {b.shape} cannot be compared")
+    if a.dtype != INT or b.dtype != INT:
+        raise ValueError(f"labels are integers, found {a.dtype} and {b.dtype}")
     return [Out(a.shape)]
 
 

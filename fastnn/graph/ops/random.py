@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from ..tensor import Tensor
-from . import OPS, Instr, Op, apply, same_as_first
+from ..tensor import FLOAT, Out, Tensor
+from . import OPS, Instr, Op, apply
+
+
+def _infer(inputs, attrs) -> list[Out]:
+    (x,) = inputs
+    if x.dtype != FLOAT:
+        raise ValueError(f"dropout needs float32, found {x.dtype} of shape {x.shape}")
+    return [x.outs[0]]
 
 
 def _lower(node: Tensor) -> list[Instr]:
@@ -15,4 +22,4 @@ def _vjp(node: Tensor, dy: Tensor) -> tuple[Tensor]:
     return (apply("dropout", dy, p=node.attrs["p"], number=node.attrs["number"]),)
 
 
-OPS["dropout"] = Op(infer=same_as_first, lower=_lower, vjp=_vjp, inplace=(0,))
+OPS["dropout"] = Op(infer=_infer, lower=_lower, vjp=_vjp, inplace=(0,))

@@ -80,7 +80,10 @@ def _softmax_grad_lower(node: Tensor) -> list[Instr]:
 
 
 def _argmax_infer(inputs, attrs) -> list[Out]:
-    return [Out(inputs[0].shape[:-1], INT)]
+    (x,) = inputs
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise ValueError(f"argmax needs a last axis of at least one element, found shape {x.shape}")
+    return [Out(x.shape[:-1], INT)]
 
 
 def _argmax_lower(node: Tensor) -> list[Instr]:

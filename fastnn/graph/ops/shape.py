@@ -26,7 +26,7 @@ def _copy(node_ptr, source_ptr, dims, to, frm, dtype: str) -> Instr:
 
 def _reshape_infer(inputs, attrs) -> list[Out]:
     (x,) = inputs
-    if size_of(attrs["shape"]) != x.size:
+    if size_of(attrs["shape"]) != x.size or min(attrs["shape"], default=0) < 0:
         raise ValueError(f"cannot reshape {x.shape} ({x.size} elements) to {attrs['shape']}")
     return [Out(tuple(attrs["shape"]), x.dtype)]
 

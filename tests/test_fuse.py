@@ -1,0 +1,257 @@
+"""Each rewrite rule by itself: where it applies, where it must not, and that it changes no result."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference as R  # noqa: N812
+from check_op import assert_close, bound, for_each_isa, run_planned
+
+from fastnn import functional as F  # noqa: N812
+from fastnn.graph import fuse as rules
+from fastnn.graph.autodiff import gradients
+from fastnn.graph.fuse import FUSABLE, RULES, fuse, rewrite, share_packs
+from fastnn.graph.graph import Graph
+from fastnn.graph.ops import apply
+from fastnn.graph.tensor import source, tracing
+
+RNG = np.random.default_rng(9)
+
+
+def graph_of(function, *shapes: tuple[int, ...]) -> Graph:
+    """The graph of function(*inputs), as recorded."""
+    with tracing(training=True):
+        result = function(*(source("input", s, name=str(i)) for i, s in enumerate(shapes)))
+    return Graph(list(result) if isinstance(result, (tuple, list)) else [result])
+
+
+def ops(graph: Graph) -> list[str]:
+    """Names of the ops that compute something, in order."""
+    return [node.op for node in graph.nodes if node.op not in ("input", "constant", "reshape", "item")]
+
+
+def run(graph: Graph, arrays) -> list[np.ndarray]:
+    return run_planned(graph, {int(n.attrs["name"]): n for n in graph.nodes if n.op == "input"}, arrays)
+
+
+def unchanged(before: Graph, after: Graph, atol: float = 2e-6) -> None:
+    """Both graphs give the same results on random numbers, up to the rounding of a bias that is added first."""
+    after.verify()
+    shapes = {int(n.attrs["name"]): n.shape for n in before.nodes if n.op == "input"}
+    arrays = [RNG.standard_normal(shapes[i]).astype(np.float32) for i in sorted(shapes)]
+    for a, b in zip(run(before, arrays), run(after, arrays), strict=True):
+        assert_close(b, a.astype(np.float64), 1e-5, atol, "after rewriting")
+
+
+def check(function, shapes, rule, before: list[str], after: list[str]) -> Graph:
+    graph = graph_of(function, *shapes)
+    assert ops(graph) == before
+    result = rewrite(graph, rule)
+    assert ops(result) == after
+    unchanged(graph, result)
+    return result
+
+
+XWB = ((9, 5), (5, 17), (17,))
+
+
+@pytest.mark.parametrize("function", [lambda x, w, b: F.matmul(x, w) + b, lambda x, w, b: b + F.matmul(x, w)])
+def test_matmul_bias(function):
+    graph = check(function, XWB, rules.matmul_bias, ["matmul", "binary"], ["matmul"])
+    assert len(graph.outputs[0].inputs) == 3 and graph.outputs[0].attrs["bias"]
+
+
+@pytest.mark.parametrize(
+    "function, shapes, before",
+    [
+        (lambda x, w, b: F.matmul(x, w) - b, XWB, ["matmul", "binary"]),
+        (lambda x, w, b: F.matmul(x, w) + b, ((9, 5), (5, 17), (9, 17)), ["matmul", "binary"]),
+        (lambda x, w, b: F.matmul(x, w) + b, ((9, 5), (5, 17), (9, 1)), ["matmul", "binary"]),
+        (lambda x, w, b: F.matmul(x, w) + b, ((1, 5), (5, 17), (3, 17)), ["matmul", "binary"]),
+        (lambda x, w, b: (lambda z: (z + b, F.exp(z)))(F.matmul(x, w)), XWB, ["matmul", "binary", "unary"]),
+        (lambda x, w, b: (lambda z: (z + b, z))(F.matmul(x, w)), XWB, ["matmul", "binary"]),
+        (lambda x, w, b: F.exp(x) + b, ((9, 17), (17,), (17,)), None),
+    ],
+    ids=["difference", "array", "column", "product is broadcast", "read twice", "product is a result", "no product"],
+)
+def test_matmul_bias_does_not_apply(function, shapes, before):
+    if before is None:
+        function, shapes, before = (lambda x, b: F.exp(x) + b), shapes[:2], ["unary", "binary"]
+    check(function, shapes, rules.matmul_bias, before, before)
+
+
+BY_OUTPUT = [k for k in FUSABLE if rules.KINDS[k].saved == "y"]
+BY_INPUT = [k for k in FUSABLE if rules.KINDS[k].saved == "x"]
+
+
+def act(kind: str, x):
+    return apply("unary", x, kind=kind, alpha=0.3)
+
+
+def test_every_activation_is_of_one_sort_or_the_other():
+    assert sorted(BY_OUTPUT + BY_INPUT) == sorted(FUSABLE) and len(FUSABLE) == 10 and BY_OUTPUT and BY_INPUT
+
+
+@pytest.mark.parametrize("kind", BY_OUTPUT)
+def test_matmul_activation(kind):
+    def function(x, w):
+        return act(kind, F.matmul(x, w))
+
+    graph = check(function, XWB[:2], rules.matmul_activation, ["matmul", "unary"], ["matmul"])
+    assert graph.outputs[0].attrs["act"] == kind
+
+
+@pytest.mark.parametrize("kind", BY_INPUT)
+def test_matmul_activation_saving(kind):
+    def function(x, w):
+        return act(kind, F.matmul(x, w))
+
+    check(function, XWB[:2], rules.matmul_activation, ["matmul", "unary"], ["matmul", "unary"])
+    graph = check(function, XWB[:2], rules.matmul_activation_saving, ["matmul", "unary"], ["matmul"])
+    assert not graph.outputs[0].attrs.get("pre"), "the product is not read again, so it is not kept"
+
+
+@pytest.mark.parametrize("kind", BY_INPUT)
+def test_matmul_activation_saving_keeps_the_product_for_others(kind):
+    def function(x, w):
+        z = F.matmul(x, w)
+        return act(kind, z), F.exp(z), z
+
+    graph = check(function, XWB[:2], rules.matmul_activation_saving, ["matmul", "unary", "unary"], ["matmul", "unary"])
+    assert [y.op for y in graph.outputs] == ["matmul", "unary", "item"] and graph.outputs[0].attrs["pre"]
+
+
+def test_two_activations_of_one_product():
+    """The first takes the epilogue; the second reads the stored product."""
+    def function(x, w):
+        z = F.matmul(x, w)
+        return act("gelu", z), act("silu", z)
+
+    check(function, XWB[:2], rules.matmul_activation_saving, ["matmul", "unary", "unary"], ["matmul", "unary"])
+
+
+def test_activation_by_output_needs_the_product_for_itself():
+    def function(x, w):
+        z = F.matmul(x, w)
+        return F.tanh(z), z
+
+    check(function, XWB[:2], rules.matmul_activation, ["matmul", "unary"], ["matmul", "unary"])
+
+
+@pytest.mark.parametrize("kind", ["exp", "log", "abs", "square"])
+def test_other_functions_stay_outside(kind):
+    for rule in (rules.matmul_activation, rules.matmul_activation_saving):
+        graph = graph_of(lambda x, w: act(kind, F.matmul(x, w)), *XWB[:2])
+        assert ops(rewrite(graph, rule)) == ["matmul", "unary"]
+
+
+@pytest.mark.parametrize("kind", FUSABLE)
+def test_matmul_activation_gradient(kind):
+    def function(dy, w, saved):
+        return apply("unary_grad", F.matmul(dy, w), saved, kind=kind, alpha=0.3)
+
+    shapes = ((9, 5), (5, 17), (9, 17))
+    graph = check(function, shapes, rules.matmul_activation_gradient, ["matmul", "unary_grad"], ["matmul"])
+    assert graph.outputs[0].attrs["epilogue"] == 2
+
+    def read_twice(dy, w, saved):
+        z = F.matmul(dy, w)
+        return apply("unary_grad", z, saved, kind=kind, alpha=0.3), z
+
+    check(read_twice, shapes, rules.matmul_activation_gradient, ["matmul", "unary_grad"], ["matmul", "unary_grad"])
+
+
+def test_matmul_activation_gradient_leaves_a_biased_product_alone():
+    def function(dy, w, b, saved):
+        return apply("unary_grad", F.matmul(dy, w) + b, saved, kind="relu", alpha=0.0)
+
+    graph = rewrite(graph_of(function, *XWB, (9, 17)), rules.matmul_bias)
+    assert ops(graph) == ops(rewrite(graph, rules.matmul_activation_gradient)) == ["matmul", "unary_grad"]
+
+
+@pytest.mark.parametrize("kind", ["add", "sub", "mul", "div"])
+@pytest.mark.parametrize("left", [True, False])
+def test_scalar_operand(kind, left):
+    def function(s, x):
+        wide = F.expand(F.reshape(s, (1, 1)), (5, 7))
+        return apply("binary", *((wide, x) if left else (x, wide)), kind=kind)
+
+    graph = check(function, ((), (5, 7)), rules.scalar_operand, ["expand", "binary"], ["binary"])
+    assert () in [x.shape for x in graph.outputs[0].inputs]
+
+
+def test_scalar_operand_needs_the_other_to_have_the_whole_shape():
+    both = ["expand", "binary"]
+    for scalar, other in (((), (7,)), ((), (5, 1)), ((1, 7), (5, 7))):
+        check(lambda s, x: F.expand(s, (5, 7)) * x, (scalar, other), rules.scalar_operand, both, both)
+
+
+@for_each_isa
+def test_pack_transposed_and_share_packs(isa):
+    """One pack serves the products of two inputs with the same weight; a product that reads W as it is has none."""
+    with bound(isa):
+        before = graph_of(lambda x, z, w: (F.linear(x, w), F.linear(z, w), F.matmul(z, F.transpose(w)) * 2.0),
+                          (9, 5), (3, 5), (17, 5))
+        packed = rewrite(before, rules.pack_transposed)
+        assert ops(packed).count("pack") == 3
+        shared = share_packs(packed)
+        assert ops(shared).count("pack") == 1 and ops(shared).count("matmul") == 3
+        plain = graph_of(F.matmul, (9, 5), (5, 17))
+        assert ops(rewrite(plain, rules.pack_transposed)) == ["matmul"]
+        # Without panels a transposed operand cannot be read at all, so NumPy is the judge.
+        x, z, w = (RNG.standard_normal(s).astype(np.float32) for s in ((9, 5), (3, 5), (17, 5)))
+        for graph in (packed, shared):
+            got = run(graph, [x, z, w])
+            for a, b in zip(got, (x @ w.T, z @ w.T, z @ w.T * 2), strict=True):
+                assert_close(a, b.astype(np.float64), 1e-5, 1e-5, "packed product")
+
+
+def test_packs_of_different_operands_stay_apart():
+    graph = fuse(graph_of(lambda x, w, v: F.linear(x, w) + F.linear(x, v), (9, 5), (17, 5), (17, 5)))
+    assert ops(graph).count("pack") == 2
+
+
+@pytest.mark.parametrize("kind", FUSABLE)
+def test_two_layers_and_their_gradients_become_products_alone(kind):
+    def function(x, w, b, v, c):
+        y = F.linear(act(kind, F.linear(x, w, b)), v, c)
+        return [y, *gradients(F.sum(F.mul(y, y)), [x, w, b, v, c])]
+
+    shapes = ((9, 5), (17, 5), (17,), (3, 17), (3,))
+    graph = graph_of(function, *shapes)
+    fused = fuse(graph)
+    assert "unary" not in ops(fused) and "unary_grad" not in ops(fused)
+    unfused = rewrite(graph, rules.pack_transposed)
+    assert len(ops(fused)) < len(ops(unfused))
+    unchanged(unfused, fused, atol=3e-5)           # sums of terms up to 30 that cancel
+
+
+def test_rewriting_keeps_layers_outputs_and_order():
+    graph = graph_of(lambda x, w, b: (F.matmul(x, w) + b, x), *XWB)
+    for node in graph.nodes:
+        node.layer = f"layer {node.op}"
+    fused = fuse(graph)
+    assert [y.op for y in fused.outputs] == ["matmul", "input"]
+    assert fused.outputs[0].layer == "layer binary"
+    assert len(RULES) == len({rule.__name__ for rule in RULES})
+
+
+def test_a_graph_that_reads_what_comes_later_is_refused():
+    graph = graph_of(lambda x, w: F.matmul(x, w), (2, 3), (3, 4))
+    graph.nodes.reverse()
+    with pytest.raises(ValueError, match="not computed before"):
+        graph.verify()
+
+
+def test_a_graph_with_a_wrong_shape_is_refused():
+    graph = graph_of(lambda x: F.exp(x), (2, 3))
+    graph.outputs[0].outs[:] = [graph.outputs[0].outs[0]._replace(shape=(3, 2))]
+    with pytest.raises(ValueError, match="op table"):
+        graph.verify()
+
+
+def test_reference_agrees_with_the_unfused_graph():
+    """The rules are compared with unfused graphs; that those are right is this test's matter."""
+    x, w, b = (RNG.standard_normal(s).astype(np.float32) for s in XWB)
+    (got,) = run(graph_of(lambda x, w, b: F.gelu(F.matmul(x, w) + b), *XWB), [x, w, b])
+    assert_close(got, R.gelu(x.astype("f8") @ w + b), 1e-5, 2e-6, "gelu(xW + b)")
