@@ -170,3 +170,17 @@ def test_inputs_are_read_only():
 
     with pytest.raises(ValueError, match="read-only"):
         mlp(Spoil())(X)
+
+
+@pytest.mark.parametrize("layers", [[Squash()], [Squash(), nn.Linear(5, 3)], [nn.Linear(5, 3), Squash()]])
+def test_inference_that_starts_or_ends_with_a_numpy_op(layers):
+    built_in = [nn.Tanh() if isinstance(layer, Squash) else layer for layer in layers]
+    np.testing.assert_allclose(
+        nn.Sequential(*layers)(X), nn.Sequential(*built_in)(X), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("first", [Squash(), nn.Flatten()])
+def test_inference_that_reads_a_reshaped_input(first):
+    x = X.reshape(24, 5, 1)
+    np.testing.assert_allclose(nn.Sequential(first, nn.Flatten(), Squash())(x).shape, (24, 5))

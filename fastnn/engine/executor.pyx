@@ -177,10 +177,12 @@ cdef class Executor:
     cdef object error
     cdef object alive
     cdef Run run_state
+    cdef bint slow                             # whether iterations are long, as far as known: at first, yes
 
     def __cinit__(self, list calls, alive=None):
         cdef int64_t i, k
         self.length = len(calls)
+        self.slow = True
         self.alive = alive                     # whatever owns the memory that the pointers point into
         self.code = <Instr*>calloc(max(self.length, 1), sizeof(Instr))
         if self.code == NULL:
@@ -274,6 +276,13 @@ cdef class Executor:
         run.n_sums = len(sums)
         with nogil:
             team_run(run_batches_body, run, nthreads)
+        self.slow = run.slow
+        # A signal that came since the last look: raised here it would cost the caller the count of iterations.
+        if self.error is None:
+            try:
+                PyErr_CheckSignals()
+            except BaseException as error:
+                self.error = error
         error, self.error = self.error, None
         return run.done, [totals[k] for k in range(2 + run.n_sums)], run.status == DIVERGED, error
 
@@ -307,6 +316,7 @@ cdef class Executor:
         run.update = update
         run.end = end
         run.checked = now()
+        run.slow = self.slow
         run.owner = <PyObject*>self
 
     cdef _raise(self):

@@ -83,7 +83,7 @@ class Compiled:
 
 def _borrowed(x: Tensor, before: list[Tensor]) -> bool:
     root = _root(x)
-    return root.op in ("input", "parameter", "constant", "item") or any(_root(y) is root for y in before)
+    return root.op in ("input", "parameter", "constant", "item", "numpy_op") or any(_root(y) is root for y in before)
 
 
 def _root(x: Tensor) -> Tensor:
