@@ -385,3 +385,6 @@ def random_uniform(float[::1] out, uint64_t seed, uint32_t stream):
             for j in range(64 if n - i > 64 else n - i):
                 out[i + j] = <float>(words[j] >> 8) * <float>(1.0 / 16777216.0)
             i += 64
+
+
+include "inference.pxi"

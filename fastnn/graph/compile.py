@@ -5,14 +5,15 @@ Inputs and outputs are bound to the caller's arrays at each call, so nothing is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import config
-from ..engine.executor import address_of
-from .fuse import fuse
+from ..engine.executor import Inference
+from .fuse import fuse, rewrite
 from .graph import Graph
 from .ops import apply
 from .plan import Place, plan
@@ -34,14 +35,14 @@ class Compiled:
         with tracing(training=False) as trace:
             inputs = [source("input", spec.shape, spec.dtype, name=str(i)) for i, spec in enumerate(specs)]
             result = function(*inputs)
-            self.single = not isinstance(result, (tuple, list))
-            outputs = [result] if self.single else list(result)
+            single = not isinstance(result, (tuple, list))
+            outputs = [result] if single else list(result)
             for output in outputs:
                 if not isinstance(output, Tensor):
                     raise TypeError(f"the model returned {type(output).__name__}, expected a tensor")
             # Each output gets memory of its own, also if it is an input or given back twice.
             outputs = [apply("copy", x) if _borrowed(x, outputs[:i]) else x for i, x in enumerate(outputs)]
-        graph, n_static = hoist(fuse(Graph(outputs)))
+        graph, n_static = hoist(rewrite(fuse(Graph(outputs)), copy_for_numpy))
         if config.verify:
             graph.verify()
         fixed, constants = place_constants(graph)
@@ -57,28 +58,29 @@ class Compiled:
         segments = {"constants": constants, "activations": aligned_zeros(memory.work)}
         if trace.parameters:
             segments["parameters"] = arena.bytes
-        self.arena = arena
-        self.version = -1
         self.program = Program(graph, memory, segments, n_static=n_static)
         self.outs = [output.outs[0] for output in graph.outputs]
-        self._inputs = [self.program.relocations.get(f"input {i}", []) for i in range(len(specs))]
-        self._outputs = [self.program.relocations[f"output {i}"] for i in range(len(self.outs))]
+        names = [*(f"input {i}" for i in range(len(specs))), *(f"output {i}" for i in range(len(self.outs)))]
+        uses = [(k, *use) for k, name in enumerate(names) for use in self.program.relocations.get(name, [])]
+        self.inference = Inference(
+            self.program.executor, [*specs, *self.outs], len(specs), uses, self.program.static_end, arena,
+            self.program.threads, any(node.op == "numpy_op" for node in graph.nodes), single,
+        )
 
     def __call__(self, *arrays: np.ndarray, out: np.ndarray | None = None, nthreads: int = 1):
-        """Run on C-contiguous arrays of the compiled shapes and dtypes; returns new arrays, or fills `out`."""
-        executor = self.program.executor
-        for array, places in zip(arrays, self._inputs, strict=True):
-            _bind(executor, places, array)
-        results = [np.empty(o.shape, o.dtype) for o in self.outs] if out is None else [out]
-        for array, places in zip(results, self._outputs, strict=True):
-            _bind(executor, places, array)
-        begin = 0
-        if self.arena is not None:
-            fresh = self.arena.unchanged_since(self.version)
-            begin = self.program.static_end if fresh else 0
-            self.version = self.arena.version
-        executor.run(begin, self.program.length, nthreads)
-        return results[0] if self.single else tuple(results)
+        """Run on C-contiguous arrays of the compiled shapes and dtypes; returns new arrays, or fills `out`.
+
+        nthreads: at most so many threads; a small program takes fewer.
+        """
+        return self.inference.run(arrays, out, nthreads)
+
+
+def copy_for_numpy(node: Tensor, uses: Counter[int]) -> Tensor | None:
+    """NumPy ops keep views of what they read: of the program's own memory, not of a caller's array."""
+    if node.op != "numpy_op" or all(_root(x).op != "input" for x in node.inputs):
+        return None
+    inputs = tuple(apply("copy", x) if _root(x).op == "input" else x for x in node.inputs)
+    return Tensor(node.op, inputs, node.attrs, node.outs, node.layer)
 
 
 def _borrowed(x: Tensor, before: list[Tensor]) -> bool:
@@ -90,13 +92,6 @@ def _root(x: Tensor) -> Tensor:
     while x.op == "reshape":
         (x,) = x.inputs
     return x
-
-
-def _bind(executor, places, array) -> None:
-    if places:
-        base = address_of(array)
-        for instr, slot, offset in places:
-            executor.bind(instr, slot, base + offset)
 
 
 def spec_of(array: np.ndarray) -> Out:

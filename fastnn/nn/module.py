@@ -30,7 +30,7 @@ class Module:
         self = super().__new__(cls)
         # The constructor's arguments are the architecture that save() writes.
         self.__dict__.update(_init=(args, kwargs), _parameters={}, _modules={}, _compiled=OrderedDict(), _name="")
-        self.__dict__.update(_arena=None, _arena_edits=-1, _tree=None, _sets=0, metadata={})
+        self.__dict__.update(_arena=None, _arena_edits=-1, _tree=None, _sets=0, _fast=None, metadata={})
         return self
 
     def __init_subclass__(cls, **kwargs):
@@ -62,7 +62,7 @@ class Module:
         _edits[0] += 1
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_compiled": OrderedDict(), "_arena": None, "_tree": None}
+        return {**self.__dict__, "_compiled": OrderedDict(), "_arena": None, "_tree": None, "_fast": None}
 
     # -- calling ----------------------------------------------------------------------------------------------
 
@@ -77,6 +77,11 @@ class Module:
         """
         trace = current()
         if trace is None:
+            # The shapes of the last call come again: checks, binding and running in one call into Cython.
+            if self._fast is not None:
+                result = self._fast.call(inputs, _edits[0], threads.get_num_threads)
+                if result is not None:
+                    return result
             return self._infer(*inputs)
         trace.path.append(self._name)
         trace.kinds.append(type(self).__name__)
@@ -113,7 +118,9 @@ class Module:
             self._compiled[key] = compiled
             if len(self._compiled) > CACHED_PROGRAMS:
                 self._compiled.popitem(last=False)
-        return compiled(*arrays, nthreads=compiled.program.threads(threads.get_num_threads()))
+        compiled.inference.expect(_edits[0])
+        self.__dict__["_fast"] = compiled.inference
+        return compiled(*arrays, nthreads=threads.get_num_threads())
 
     def takes_integers(self) -> bool:
         """Whether integer inputs are token ids (kept as int64) and not numbers (converted to float32)."""

@@ -1,0 +1,157 @@
+# Calls of a compiled function on arrays of one shape and dtype each, at the cost of little more than its kernels.
+#
+# The caller's arrays are bound where they lie. What depends on parameters alone runs again only when one of them
+# may have changed. A lock lets several Python threads call one model: they share its work memory.
+
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.pythread cimport (
+    NOWAIT_LOCK, WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
+    PyThread_get_thread_ident, PyThread_release_lock, PyThread_type_lock,
+)
+
+cdef object ndarray = np.ndarray
+cdef object empty = np.empty
+
+# Where the address of an array is written before a run.
+cdef struct Use:
+    int64_t array, instr, slot, offset
+
+
+cdef class Inference:
+    """Runs `executor` on arrays.
+
+    specs: shape and dtype of each input and then of each output. uses: (number of the array, instruction, operand,
+    offset in bytes) for each place that reads or writes one of them. static_end: where the part ends that depends on
+    parameters alone; those lie in `arena` (None: there are none). threads(most): how many of `most` threads pay.
+    """
+
+    cdef Executor executor
+    cdef list shapes, dtypes
+    cdef int64_t n_inputs, n_uses, static_end
+    cdef Use *uses
+    cdef size_t *addresses
+    cdef bint parallel, calls_python, single
+    cdef object arena, version, layout, edits, threads
+    cdef PyThread_type_lock lock
+    cdef unsigned long owner            # the thread that has the lock
+
+    def __cinit__(self, Executor executor, specs, int64_t n_inputs, uses, int64_t static_end, arena, threads,
+                  bint calls_python, bint single):
+        cdef int64_t i
+        self.executor, self.n_inputs, self.static_end = executor, n_inputs, static_end
+        self.shapes = [tuple(spec.shape) for spec in specs]
+        self.dtypes = [np.dtype(spec.dtype) for spec in specs]
+        self.arena, self.version, self.threads = arena, -1, threads
+        self.parallel, self.calls_python, self.single = threads(MAX_THREADS) > 1, calls_python, single
+        self.n_uses = len(uses)
+        self.uses = <Use*>PyMem_Calloc(max(self.n_uses, 1), sizeof(Use))
+        self.addresses = <size_t*>PyMem_Calloc(max(<int64_t>len(self.shapes), 1), sizeof(size_t))
+        self.lock = PyThread_allocate_lock()
+        if self.uses == NULL or self.addresses == NULL or self.lock == NULL:
+            raise MemoryError("no memory for a compiled function")
+        for i in range(self.n_uses):
+            self.uses[i].array, self.uses[i].instr, self.uses[i].slot, self.uses[i].offset = uses[i]
+
+    def __dealloc__(self):
+        PyMem_Free(self.uses)
+        PyMem_Free(self.addresses)
+        if self.lock != NULL:
+            PyThread_free_lock(self.lock)
+
+    def expect(self, edits):
+        """From now on `call` answers while the models' edits and the arena's layout are as now."""
+        self.edits, self.layout = edits, self.arena.layout
+
+    def call(self, tuple arrays, edits, get_num_threads):
+        """The results for C-contiguous ndarrays of the compiled shapes and dtypes; None for all other arguments."""
+        cdef int64_t i
+        if edits != self.edits or len(arrays) != self.n_inputs or self.arena.layout != self.layout:
+            return None
+        for i in range(self.n_inputs):
+            if type(arrays[i]) is not ndarray:
+                return None
+            dtype = arrays[i].dtype
+            if dtype is not self.dtypes[i] and dtype != self.dtypes[i]:
+                return None
+        return self.attempt(arrays, None, get_num_threads() if self.parallel else 1)
+
+    def run(self, tuple arrays, out, int most):
+        """The result, or the tuple of results, for C-contiguous arrays of the compiled shapes and dtypes.
+
+        out: takes the result where there is only one. most: threads at most.
+        """
+        results = self.attempt(arrays, out, most)
+        if results is None:
+            raise ValueError(f"expected C-contiguous arrays of shapes {self.shapes[:self.n_inputs]}")
+        return results
+
+    cdef attempt(self, tuple arrays, out, int most):
+        cdef int64_t i, n = <int64_t>len(self.shapes) - self.n_inputs
+        cdef list results = [empty(self.shapes[i], self.dtypes[i]) for i in range(self.n_inputs, self.n_inputs + n)] \
+            if out is None else [out]
+        self.enter()
+        try:
+            for i in range(self.n_inputs):
+                if not self.locate(i, arrays[i]):
+                    return None
+            for i in range(n):
+                if not self.locate(self.n_inputs + i, results[i]):
+                    return None
+            for i in range(self.n_uses):
+                self.executor.code[self.uses[i].instr].ptr[self.uses[i].slot] = \
+                    <void*>(self.addresses[self.uses[i].array] + <size_t>self.uses[i].offset)
+            self.walk(self.begin(), self.threads(most) if self.parallel and most > 1 else 1)
+        finally:
+            self.owner = 0
+            PyThread_release_lock(self.lock)
+        return results[0] if self.single else tuple(results)
+
+    cdef int64_t begin(self) except -1:
+        """The first instruction to run: parameters that cannot have changed keep what was made of them."""
+        if self.arena is None:
+            return 0
+        if not self.arena._handed_out and self.arena.version == self.version:
+            return self.static_end
+        fresh = self.arena.unchanged_since(self.version)
+        self.version = self.arena.version
+        return self.static_end if fresh else 0
+
+    cdef walk(self, int64_t begin, int nthreads):
+        cdef Executor executor = self.executor
+        cdef Instr *code = executor.code
+        cdef int64_t i, end = executor.length
+        cdef Context ctx
+        if nthreads > 1 or self.calls_python:
+            executor.run(begin, end, nthreads)
+            return
+        memset(&ctx, 0, sizeof(Context))
+        with nogil:
+            for i in range(begin, end):
+                code[i].kernel(&code[i], &ctx, 0, 1)
+
+    cdef enter(self):
+        """Take the lock; whoever waits for it lets the other Python threads go on."""
+        cdef unsigned long me = PyThread_get_thread_ident()
+        if not PyThread_acquire_lock(self.lock, NOWAIT_LOCK):
+            if self.owner == me:
+                raise RuntimeError("a compiled function was called again from within itself")
+            with nogil:
+                PyThread_acquire_lock(self.lock, WAIT_LOCK)
+        self.owner = me
+
+    cdef bint locate(self, int64_t k, array) except -1:
+        """Note the address of array k; False unless it has the shape and is contiguous."""
+        cdef Py_buffer view
+        cdef tuple shape = <tuple>self.shapes[k]
+        cdef int64_t i = len(shape), step
+        PyObject_GetBuffer(array, &view, PyBUF_STRIDED_RO)
+        cdef bint fits = view.ndim == i
+        step = view.itemsize
+        while fits and i > 0:
+            i -= 1
+            fits = view.shape[i] == <int64_t>shape[i] and (
+                view.strides[i] == step or view.shape[i] == 1 or view.len == 0)
+            step *= view.shape[i]
+        self.addresses[k] = <size_t>view.buf
+        PyBuffer_Release(&view)
+        return fits
