@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DivergenceError", "History", "SafetensorsError", "Trainer", "data", "functional", "get_num_threads", "info",
-    "load", "manual_seed", "nn", "optim", "set_num_threads",
+    "load", "load_onnx", "manual_seed", "nn", "optim", "set_num_threads",
 ]
 
 
@@ -58,3 +58,10 @@ def load(path) -> nn.Module:
     model = build(description, most=sum(math.prod(tensor.shape) for tensor in header.tensors.values()))
     model.load(path)
     return model
+
+
+def load_onnx(path) -> nn.Module:
+    """A module, trainable, that computes what an ONNX file describes; see `fastnn.io.onnx.load_onnx`."""
+    from .io.onnx import load_onnx
+
+    return load_onnx(path)

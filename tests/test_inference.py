@@ -83,8 +83,9 @@ def test_replaced_and_moved_layers_are_seen():
     "x",
     [
         X.astype(np.float64), X.astype(">f4"), X.tolist(), np.asfortranarray(np.repeat(X, 2, 0)),
-        np.repeat(X, 4, 0)[::2], np.repeat(X, 2, 1)[:, ::2], np.broadcast_to(X, (5, 8)), np.empty((0, 8), np.float32)[:0],
-        np.frombuffer(b"\0" + X.tobytes(), np.uint8)[1:].view(np.float32).reshape(1, 8), (10 * X).astype(np.int32),
+        np.repeat(X, 4, 0)[::2], np.repeat(X, 2, 1)[:, ::2], np.broadcast_to(X, (5, 8)),
+        np.empty((0, 8), np.float32), np.frombuffer(b"\0" + X.tobytes(), np.uint8)[1:].view(np.float32).reshape(1, 8),
+        (10 * X).astype(np.int32),
     ],
     ids=["f8", "big-endian", "list", "fortran", "rows", "columns", "broadcast", "empty", "unaligned", "i4"],
 )
