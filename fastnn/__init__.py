@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from . import data, functional, nn, optim
+from ._lazy import attributes
 from .engine.threads import get_num_threads, set_num_threads
 from .errors import DivergenceError
 from .history import History
-from .io.safetensors import SafetensorsError
 from .rng import manual_seed
 from .trainer import Trainer
+
+if TYPE_CHECKING:
+    from .io.safetensors import SafetensorsError
 
 __version__ = "0.1.0"
 
@@ -18,6 +22,8 @@ __all__ = [
     "DivergenceError", "History", "SafetensorsError", "Trainer", "data", "functional", "get_num_threads", "info",
     "load", "load_onnx", "manual_seed", "nn", "optim", "set_num_threads",
 ]
+
+__getattr__ = attributes(globals(), {"SafetensorsError": ".io.safetensors"})
 
 
 def info() -> dict[str, object]:

@@ -11,7 +11,6 @@ Every optimizer takes
 from __future__ import annotations
 
 import math
-from fnmatch import fnmatchcase
 from numbers import Real
 from typing import Any
 
@@ -68,7 +67,7 @@ class Optimizer:
         own = {name: getattr(self, name) for name in ("weight_decay", *self.hyperparameters)}
         own["lr"] = self._first_lr
         for group in self.groups:
-            if any(fnmatchcase(parameter, pattern) for pattern in group["params"]):
+            if any(_matches(parameter, pattern) for pattern in group["params"]):
                 own.update({k: v for k, v in group.items() if k != "params"})
                 break
         return own
@@ -89,7 +88,7 @@ class Optimizer:
         """Clipping, then the updates; `named` are the parameters that have gradients, in the arena's order."""
         for group in self.groups:
             for pattern in group["params"]:
-                if not any(fnmatchcase(name, pattern) for name, _ in named):
+                if not any(_matches(name, pattern) for name, _ in named):
                     names = ", ".join(name for name, _ in named)
                     raise ValueError(f"parameter group {pattern!r} matches none of the parameters: {names}")
         code = []
@@ -293,3 +292,9 @@ def optimizer(name: str, **hyperparameters) -> Optimizer:
     if name not in BY_NAME:
         raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(BY_NAME)}")
     return BY_NAME[name](**hyperparameters)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    from fnmatch import fnmatchcase
+
+    return fnmatchcase(name, pattern)

@@ -1,9 +1,14 @@
 """Data on its way into training: mini-batches, splits, standardisation and file readers."""
 
+from typing import TYPE_CHECKING
+
+from fastnn._lazy import attributes
 from fastnn.data.batches import batches, iterations_per_epoch, train_test_split
-from fastnn.data.dataset import DataError, Dataset
-from fastnn.data.preprocessing import Preprocessing, Standardizer
-from fastnn.data.readers import read, read_csv, read_idx_folder, read_npz
+
+if TYPE_CHECKING:
+    from fastnn.data.dataset import DataError, Dataset
+    from fastnn.data.preprocessing import Preprocessing, Standardizer
+    from fastnn.data.readers import read, read_csv, read_idx_folder, read_npz
 
 __all__ = [
     "DataError",
@@ -18,3 +23,12 @@ __all__ = [
     "read_npz",
     "train_test_split",
 ]
+
+__getattr__ = attributes(
+    globals(),
+    {
+        **dict.fromkeys(("DataError", "Dataset"), ".dataset"),
+        **dict.fromkeys(("Preprocessing", "Standardizer"), ".preprocessing"),
+        **dict.fromkeys(("read", "read_csv", "read_idx_folder", "read_npz"), ".readers"),
+    },
+)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 import os
-from pathlib import Path
 
 from fastnn import config
 
@@ -29,16 +28,16 @@ def cgroup_cpus(root: str | os.PathLike[str] = "/") -> int | None:
     Sources: the kernel's Documentation/admin-guide/cgroup-v2.rst (`cpu.max`) and scheduler/sched-bwc.rst
     (`cpu.cfs_quota_us`, `cpu.cfs_period_us`), with the hierarchies mounted in their usual places.
     """
-    mounts = Path(root, "sys/fs/cgroup")
-    text = _read(Path(root, "proc/self/cgroup")) or ""
+    mounts = os.path.join(root, "sys/fs/cgroup")
+    text = _read(os.path.join(root, "proc/self/cgroup")) or ""
     quotas = []
     for line in text.splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            for mount in (mounts, mounts / "unified"):
+            for mount in (mounts, os.path.join(mounts, "unified")):
                 quotas += [_quota_v2(folder) for folder in _ancestry(mount, path)]
         elif "cpu" in controllers.split(","):
-            for mount in (mounts / controllers, mounts / "cpu"):
+            for mount in (os.path.join(mounts, controllers), os.path.join(mounts, "cpu")):
                 quotas += [_quota_v1(folder) for folder in _ancestry(mount, path)]
     return min((quota for quota in quotas if quota is not None), default=None)
 
@@ -88,22 +87,24 @@ def get_num_threads() -> int:
     return _num_threads
 
 
-def _ancestry(mount: Path, path: str) -> list[Path]:
+def _ancestry(mount: str, path: str) -> list[str]:
     """The cgroup's folder and those above it, up to the mount: each of them may set a quota.
 
     In a container the path may be the host's, of which only the mount itself is visible.
     """
     parts = [part for part in path.split("/") if part not in ("", "..")]
-    return [mount.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+    return [os.path.join(mount, *parts[:depth]) for depth in range(len(parts), -1, -1)]
 
 
-def _quota_v2(folder: Path) -> int | None:
-    fields = (_read(folder / "cpu.max") or "").split()
+def _quota_v2(folder: str) -> int | None:
+    fields = (_read(os.path.join(folder, "cpu.max")) or "").split()
     return _round_up(*fields) if len(fields) == 2 else None
 
 
-def _quota_v1(folder: Path) -> int | None:
-    quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+def _quota_v1(folder: str) -> int | None:
+    quota, period = (
+        _read(os.path.join(folder, f"cpu.cfs_{name}_us")) for name in ("quota", "period")
+    )
     return None if quota is None or period is None else _round_up(quota, period)
 
 
@@ -115,8 +116,9 @@ def _round_up(quota: str, period: str) -> int | None:
     return -(-int(quota) // int(period))
 
 
-def _read(path: Path) -> str | None:
+def _read(path: str) -> str | None:
     try:
-        return path.read_text()
+        with open(path) as file:
+            return file.read()
     except OSError:  # no such hierarchy or controller here, or not readable for this user: no quota known
         return None

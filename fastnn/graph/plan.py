@@ -9,7 +9,6 @@ lifetimes do not overlap. First fit, largest first, as in TFLite's greedy-by-siz
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from .graph import Graph
@@ -36,18 +35,16 @@ def align(n: int) -> int:
     return -(-n // ALIGN) * ALIGN
 
 
-@dataclass
 class Block:
     """A piece of the work arena: its size, the first and the last instruction that need it."""
 
-    size: int
-    first: int
-    last: int
-    offset: int = -1
+    __slots__ = ("size", "first", "last", "offset")
+
+    def __init__(self, size: int, first: int, last: int):
+        self.size, self.first, self.last, self.offset = size, first, last, -1
 
 
-@dataclass
-class Plan:
+class Plan(NamedTuple):
     """places: (node id, result) → Place. work: bytes of the arena. blocks: for dump() and for tests."""
 
     places: dict[tuple[int, int], Place]

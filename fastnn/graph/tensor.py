@@ -7,9 +7,9 @@ graph is what can be reached from the outputs, in the order in which the tensors
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -138,7 +138,7 @@ def size_of(shape: tuple[int, ...]) -> int:
 
 # -- tracing state ------------------------------------------------------------------------------------------
 
-_state = threading.local()
+_current: ContextVar[Trace | None] = ContextVar("trace", default=None)
 
 
 class Trace:
@@ -165,17 +165,18 @@ class Trace:
 
 def current() -> Trace | None:
     """The trace in progress in this thread, if any."""
-    return getattr(_state, "trace", None)
+    return _current.get()
 
 
 @contextmanager
 def tracing(training: bool) -> Iterator[Trace]:
     """Record ops on parameters as graph nodes while the block runs."""
-    before, _state.trace = current(), Trace(training)
+    trace = Trace(training)
+    token = _current.set(trace)
     try:
-        yield _state.trace
+        yield trace
     finally:
-        _state.trace = before
+        _current.reset(token)
 
 
 def source(op: str, shape: tuple[int, ...], dtype: str = FLOAT, **attrs) -> Tensor:

@@ -6,7 +6,6 @@ without a description and loaded by building it first.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +54,8 @@ def _encode(value: Any, seen: list[Module]) -> Any:
 
 def describe(module: Module) -> str | None:
     """The architecture as JSON, or None if not all of it is fastnn's own layers, each with its own parameters."""
+    import json
+
     seen: list[Module] = []
     try:
         model = _encode(module, seen)
@@ -100,6 +101,8 @@ def build(text: str, most: int | None = None) -> Module:
     most: refuse a model that draws more than so many numbers, before it takes the memory for them.
     Raises ValueError for text that is no description, or names a layer that this version does not have.
     """
+    import json
+
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -230,6 +229,8 @@ class Module:
 
     def config(self) -> tuple[tuple, dict]:
         """The constructor's arguments, for the architecture description; numbers and texts as they are now."""
+        import inspect
+
         args, kwargs = self._init
         bound = inspect.signature(self.__init__).bind(*args, **kwargs)
         for name in bound.signature.parameters:

@@ -7,14 +7,12 @@ in fastnn/kernels/, a `check_op` case in tests/test_ops.py.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..tensor import Out, Tensor, current
 
 
-@dataclass(frozen=True)
-class Instr:
+class Instr(NamedTuple):
     """A kernel call before it has addresses. Pointers are (tensor, result index), offset tuples or None."""
 
     kernel: str
@@ -23,8 +21,7 @@ class Instr:
     scalars: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
-class Op:
+class Op(NamedTuple):
     """One row of the table.
 
     infer: (inputs, attrs) → shapes and dtypes of the results; raises ValueError with the shapes it found.
