@@ -65,6 +65,7 @@ def build_parser() -> Parser:
     add("info", "tell the version, the instruction set and the threads", "example: fastnn info")
     # Its own parser takes over, see main(): listed here for --help.
     add("bench", "compare the speed with NumPy and other libraries here", "example: fastnn bench")
+    add("footprint", "size on disk, import time and memory, beside other libraries here", "example: fastnn footprint")
     return parser
 
 
@@ -74,6 +75,10 @@ def run(argv: list[str]) -> int:
         from fastnn import benchmark
 
         return benchmark.main(argv[1:])
+    if argv[:1] == ["footprint"]:
+        from fastnn import footprint
+
+        return footprint.main(argv[1:])
     args = build_parser().parse_args(argv)
     if args.command == "train":
         from fastnn.cli import train

@@ -13,6 +13,11 @@ import numpy as np
 from fastnn.data.dataset import Dataset
 
 
+def digits_path() -> str:
+    """Where the bundled file of the digits lies."""
+    return str(files(__name__) / "digits.npz")
+
+
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
     """The digits as `X` (1797, 64) uint8, pixels row by row, and `y` (1797,) int64."""
     with (files(__name__) / "digits.npz").open("rb") as file, np.load(file) as arrays:
