@@ -18,7 +18,7 @@ from .graph import Graph
 from .ops import apply
 from .plan import Place, plan
 from .program import Program, aligned_zeros, hoist, place_constants
-from .tensor import INT, Out, Tensor, source, tracing
+from .tensor import INT, Out, Tensor, Trace, source, tracing
 
 if TYPE_CHECKING:
     from ..parameter import Arena
@@ -32,16 +32,7 @@ class Compiled:
     """
 
     def __init__(self, function: Callable, specs: Sequence[Out], arena: Arena | None = None, share: bool = True):
-        with tracing(training=False) as trace:
-            inputs = [source("input", spec.shape, spec.dtype, name=str(i)) for i, spec in enumerate(specs)]
-            result = function(*inputs)
-            single = not isinstance(result, (tuple, list))
-            outputs = [result] if single else list(result)
-            for output in outputs:
-                if not isinstance(output, Tensor):
-                    raise TypeError(f"the model returned {type(output).__name__}, expected a tensor")
-            # Each output gets memory of its own, also if it is an input or given back twice.
-            outputs = [apply("copy", x) if _borrowed(x, outputs[:i]) else x for i, x in enumerate(outputs)]
+        outputs, single, trace = record(function, specs)
         graph, n_static = hoist(rewrite(fuse(Graph(outputs)), copy_for_numpy))
         if config.verify:
             graph.verify()
@@ -81,6 +72,20 @@ def copy_for_numpy(node: Tensor, uses: Counter[int]) -> Tensor | None:
         return None
     inputs = tuple(apply("copy", x) if _root(x).op == "input" else x for x in node.inputs)
     return Tensor(node.op, inputs, node.attrs, node.outs, node.layer)
+
+
+def record(function: Callable, specs: Sequence[Out]) -> tuple[list[Tensor], bool, Trace]:
+    """Trace `function` for inference: its outputs, whether it returned a single one, and the finished trace."""
+    with tracing(training=False) as trace:
+        inputs = [source("input", spec.shape, spec.dtype, name=str(i)) for i, spec in enumerate(specs)]
+        result = function(*inputs)
+        single = not isinstance(result, (tuple, list))
+        outputs = [result] if single else list(result)
+        for output in outputs:
+            if not isinstance(output, Tensor):
+                raise TypeError(f"the model returned {type(output).__name__}, expected a tensor")
+        # Each output gets memory of its own, also if it is an input or given back twice.
+        return [apply("copy", x) if _borrowed(x, outputs[:i]) else x for i, x in enumerate(outputs)], single, trace
 
 
 def _borrowed(x: Tensor, before: list[Tensor]) -> bool:

@@ -104,6 +104,8 @@ RULES: tuple[Callable[[Tensor, Counter[int]], Tensor | None], ...] = (
     scalar_operand,
     pack_transposed,
 )
+# Without those that serve the layout of this machine's registers.
+PORTABLE = tuple(rule for rule in RULES if rule is not pack_transposed)
 
 
 def rewrite(graph: Graph, rule: Callable[[Tensor, Counter[int]], Tensor | None]) -> Graph:
@@ -140,8 +142,8 @@ def share_packs(graph: Graph) -> Graph:
     return Graph([new[x.id] for x in graph.outputs])
 
 
-def fuse(graph: Graph) -> Graph:
-    """All rules, in order."""
-    for rule in RULES:
+def fuse(graph: Graph, rules: tuple[Callable[[Tensor, Counter[int]], Tensor | None], ...] = RULES) -> Graph:
+    """The rules, in order."""
+    for rule in rules:
         graph = rewrite(graph, rule)
     return share_packs(graph)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from .graph import Graph
 from .ops import OPS
-from .tensor import FLOAT, Tensor, size_of
+from .tensor import BYTES, Tensor, size_of
 
 ALIGN = 64
 
@@ -27,12 +27,12 @@ class Place(NamedTuple):
 
 def bytes_of(out) -> int:
     """Size of one result."""
-    return size_of(out.shape) * (4 if out.dtype == FLOAT else 8)
+    return size_of(out.shape) * BYTES[out.dtype]
 
 
-def align(n: int) -> int:
-    """n rounded up to whole cache lines."""
-    return -(-n // ALIGN) * ALIGN
+def align(n: int, unit: int = ALIGN) -> int:
+    """n rounded up to whole cache lines, or to whole units."""
+    return -(-n // unit) * unit
 
 
 class Block:
@@ -59,11 +59,12 @@ class Plan(NamedTuple):
         return "\n".join(lines)
 
 
-def plan(graph: Graph, fixed: Mapping[int, Place], keep: set[int], share: bool = True) -> Plan:
+def plan(graph: Graph, fixed: Mapping[int, Place], keep: set[int], share: bool = True, unit: int = ALIGN) -> Plan:
     """Assign a place to every result.
 
     fixed: places of nodes that live outside the work arena (inputs, parameters, constants, gradients).
     keep: ids of nodes that stay readable after the last instruction.
+    unit: offsets and sizes are multiples of it, in bytes.
     share=False gives every result bytes of its own: slower and larger, for tests of the planner itself.
     """
     root = _roots(graph)
@@ -86,7 +87,7 @@ def plan(graph: Graph, fixed: Mapping[int, Place], keep: set[int], share: bool =
                 continue
             if k > 0 and key not in users:
                 continue                                # nobody reads it: the kernel gets NULL
-            size = align(max(bytes_of(out), 1))
+            size = align(max(bytes_of(out), 1), unit)
             taken = _inherit(node, k, size, step, owner, root, last) if share else None
             if taken is not None:
                 taken.last = last[key]

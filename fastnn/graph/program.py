@@ -12,7 +12,7 @@ from ..kernels.table import KERNELS
 from .graph import Graph
 from .ops import OPS, Instr
 from .plan import ALIGN, Place, Plan, align, bytes_of
-from .tensor import INT, Tensor
+from .tensor import BYTES, INT, Tensor
 
 
 def aligned_zeros(nbytes: int) -> np.ndarray:
@@ -113,8 +113,7 @@ class Program:
         if isinstance(operand, Place):
             return operand, 0
         tensor, k, offset = (*operand, 0, 0)[:3] if isinstance(operand, tuple) else (operand, 0, 0)
-        width = 8 if tensor.outs[k].dtype == INT else 4
-        return self.plan.places.get((tensor.id, k)), offset * width
+        return self.plan.places.get((tensor.id, k)), offset * BYTES[tensor.outs[k].dtype]
 
     def _emit(self, instr: Instr, node: Tensor | None) -> None:
         index = len(self._calls)

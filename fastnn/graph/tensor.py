@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 FLOAT, INT = "float32", "int64"
+INT8, INT32 = "int8", "int32"           # of quantised networks
+BYTES = {FLOAT: 4, INT: 8, INT8: 1, INT32: 4}
 
 
 class Out(NamedTuple):
