@@ -14,16 +14,28 @@ from .rng import manual_seed
 from .trainer import Trainer
 
 if TYPE_CHECKING:
+    from . import export
+    from .io.onnx import load_onnx
     from .io.safetensors import SafetensorsError
+    from .quantization import quantization_aware, quantize
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "DivergenceError", "History", "SafetensorsError", "Trainer", "data", "functional", "get_num_threads", "info",
-    "load", "load_onnx", "manual_seed", "nn", "optim", "set_num_threads",
+    "DivergenceError", "History", "SafetensorsError", "Trainer", "data", "export", "functional", "get_num_threads",
+    "info", "load", "load_onnx", "manual_seed", "nn", "optim", "quantization_aware", "quantize", "set_num_threads",
 ]
 
-__getattr__ = attributes(globals(), {"SafetensorsError": ".io.safetensors"})
+__getattr__ = attributes(
+    globals(),
+    {
+        "SafetensorsError": ".io.safetensors",
+        "export": ".export",
+        "load_onnx": ".io.onnx",
+        "quantization_aware": ".quantization",
+        "quantize": ".quantization",
+    },
+)
 
 
 def info() -> dict[str, object]:
@@ -64,10 +76,3 @@ def load(path) -> nn.Module:
     model = build(description, most=sum(math.prod(tensor.shape) for tensor in header.tensors.values()))
     model.load(path)
     return model
-
-
-def load_onnx(path) -> nn.Module:
-    """A module, trainable, that computes what an ONNX file describes; see `fastnn.io.onnx.load_onnx`."""
-    from .io.onnx import load_onnx
-
-    return load_onnx(path)

@@ -8,12 +8,16 @@ from typing import Any
 
 
 def attributes(package: dict[str, Any], homes: dict[str, str]) -> Callable[[str], Any]:
-    """A package's `__getattr__`: `homes` tells the module, relative to the package, of each lazy name."""
+    """A package's `__getattr__`: `homes` tells the module, relative to the package, of each lazy name.
+
+    A name whose home is the module of that very name is the module itself.
+    """
 
     def __getattr__(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package['__name__']!r} has no attribute {name!r}")
-        value = getattr(import_module(homes[name], package["__name__"]), name)
+        module = import_module(homes[name], package["__name__"])
+        value = module if homes[name] == f".{name}" else getattr(module, name)
         package[name] = value
         return value
 

@@ -35,13 +35,19 @@ def at_most(numbers: int | None) -> Iterator[None]:
         _left[0] = before
 
 
-def uniform(shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> np.ndarray:
-    """float32 numbers of [low, high)."""
+def claim(shape: tuple[int, ...]) -> int:
+    """The count of numbers of an array that is about to be made; ValueError if `at_most` leaves fewer."""
     n = math.prod(shape)
     if _left[0] is not None:
         if n > _left[0]:
             raise ValueError(f"{n} numbers of shape {tuple(shape)} are more than the {_left[0]} that are left")
         _left[0] -= n
+    return n
+
+
+def uniform(shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> np.ndarray:
+    """float32 numbers of [low, high)."""
+    n = claim(shape)
     out = np.empty(n, dtype=np.float32)
     random_uniform(out, _state["seed"], _state["stream"])
     _state["stream"] += 1

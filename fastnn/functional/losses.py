@@ -58,13 +58,6 @@ def equal_labels(a, b):
     return call(_apply_equal_labels, (a, b))
 
 
-def _own(x: Tensor) -> Tensor:
-    root = x
-    while root.op == "reshape":
-        (root,) = root.inputs
-    return ops.apply("copy", x) if root.op == "input" and not root.attrs.get("gather") else x
-
-
 def numpy_op(forward: Callable, backward: Callable | None, *inputs, shape: Sequence[int] | None = None):
     """An op given as NumPy functions; the engine calls back into Python for it.
 
@@ -74,7 +67,7 @@ def numpy_op(forward: Callable, backward: Callable | None, *inputs, shape: Seque
     """
     if not is_symbolic(*inputs):
         return np.asarray(forward(*map(array_of, inputs)), dtype=np.float32)
-    tensors = tuple(map(_own, map(symbol, inputs)))
+    tensors = tuple(map(symbol, inputs))
     shapes = [tuple(shape) if shape is not None else tensors[0].shape]
     name = getattr(forward, "__name__", "numpy_op")
     return ops.apply("numpy_op", *tensors, shapes=shapes, function=forward, backward=backward, name=name)

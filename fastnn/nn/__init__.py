@@ -28,10 +28,12 @@ from .losses import (
     SmoothL1Loss,
 )
 from .module import Module
+from .quantized import Dequantize, FakeQuantize, FakeQuantizedLinear, Lookup, Quantize, QuantizedLinear
 
 __all__ = [
-    "ELU", "GELU", "BCEWithLogitsLoss", "CrossEntropyLoss", "Dropout", "Flatten", "Hardswish", "HuberLoss",
-    "Identity", "L1Loss", "LeakyReLU", "Linear", "LogSoftmax", "Loss", "MSELoss", "Module", "NLLLoss",
-    "Parameter", "ReLU", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh",
+    "ELU", "GELU", "BCEWithLogitsLoss", "CrossEntropyLoss", "Dequantize", "Dropout", "FakeQuantize",
+    "FakeQuantizedLinear", "Flatten", "Hardswish", "HuberLoss", "Identity", "L1Loss", "LeakyReLU", "Linear",
+    "LogSoftmax", "Lookup", "Loss", "MSELoss", "Module", "NLLLoss", "Parameter", "Quantize", "QuantizedLinear",
+    "ReLU", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh",
     "activation", "init",
 ]

@@ -29,7 +29,7 @@ class Module:
         self = super().__new__(cls)
         # The constructor's arguments are the architecture that save() writes.
         self.__dict__.update(_init=(args, kwargs), _parameters={}, _modules={}, _compiled=OrderedDict(), _name="")
-        self.__dict__.update(_arena=None, _arena_edits=-1, _tree=None, _sets=0, _fast=None, metadata={})
+        self.__dict__.update(_buffers=[], _arena=None, _arena_edits=-1, _tree=None, _sets=0, _fast=None, metadata={})
         return self
 
     def __init_subclass__(cls, **kwargs):
@@ -57,6 +57,8 @@ class Module:
         super().__delattr__(name)
         self._parameters.pop(name, None)
         self._modules.pop(name, None)
+        if name in self._buffers:
+            self._buffers.remove(name)
         self.__dict__["_sets"] += 1
         _edits[0] += 1
 
@@ -146,6 +148,18 @@ class Module:
         """Each parameter once."""
         return (parameter for _, parameter in self.named_parameters())
 
+    def register_buffer(self, name: str, value: np.ndarray) -> None:
+        """Keep an array that is saved but not learned, in its own dtype. To change it, set it anew."""
+        if name not in self._buffers:
+            self._buffers.append(name)
+        setattr(self, name, value)
+
+    def named_buffers(self) -> Iterator[tuple[str, np.ndarray]]:
+        """The buffers of this module and of all below it, with their dotted names."""
+        for prefix, module in self.named_modules():
+            for name in module._buffers:
+                yield (f"{prefix}.{name}" if prefix else name), getattr(module, name)
+
     def num_parameters(self) -> int:
         """Numbers learned, in all."""
         return sum(p.size for p in self.parameters())
@@ -166,8 +180,10 @@ class Module:
         return arena
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters by name, in PyTorch's names and layouts."""
-        return {name: np.array(p.data) for name, p in self.named_parameters()}
+        """Copies of all parameters and buffers by name, in PyTorch's names and layouts."""
+        state = {name: np.array(p.data) for name, p in self.named_parameters()}
+        state.update((name, np.array(value)) for name, value in self.named_buffers())
+        return state
 
     def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
         """Copy arrays into the parameters; nothing is changed if any name or shape is wrong.
@@ -175,7 +191,8 @@ class Module:
         strict: names must match exactly. Raises ValueError that lists missing and unexpected names and
         shapes that differ.
         """
-        own = dict(self.named_parameters())
+        buffers = dict(self.named_buffers())
+        own = {**dict(self.named_parameters()), **buffers}
         missing = [name for name in own if name not in state]
         unexpected = [name for name in state if name not in own]
         wrong = [
@@ -188,6 +205,11 @@ class Module:
             for name in own
             if name in state and np.asarray(state[name]).dtype.kind not in "biuf"
         ]
+        dtypes = [
+            f"{name}: {np.asarray(state[name]).dtype}, expected {buffer.dtype}"
+            for name, buffer in buffers.items()
+            if name in state and np.asarray(state[name]).dtype != buffer.dtype
+        ]
         problems = []
         if strict and missing:
             problems.append(f"missing: {', '.join(missing)}")
@@ -197,10 +219,17 @@ class Module:
             problems.append(f"wrong shapes: {'; '.join(wrong)}")
         if strange:
             problems.append(f"not numbers: {'; '.join(strange)}")
+        if dtypes:
+            problems.append(f"wrong dtypes: {'; '.join(dtypes)}")
         if problems:
             raise ValueError(f"state dict does not fit {type(self).__name__}: {'; '.join(problems)}")
         for name, parameter in own.items():
-            if name in state:
+            if name not in state:
+                continue
+            if name in buffers:
+                owner, _, attribute = name.rpartition(".")
+                setattr(dict(self.named_modules())[owner], attribute, np.array(state[name]))
+            else:
                 parameter.data = state[name]
 
     def save(self, path, metadata: Mapping[str, str] | None = None) -> None:
