@@ -34,6 +34,16 @@ Columns of .npz and idx files are matched by position; of a folder with t10k fil
 """
 
 
+EXPORT_EXAMPLE = """\
+examples:
+  fastnn export digits.safetensors --to c         digits.h and digits.c in this folder
+  fastnn export digits.safetensors --to c --int8 --name digits_net --output firmware/
+
+Standardisation that train did becomes part of the first and the last layer: the C function takes
+the features as they are in the data file. --int8 takes the ranges of the activations from --data.
+"""
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
 
@@ -62,6 +72,7 @@ def build_parser() -> Parser:
 
     options.add_train(add("train", "train a network on a data file, or on the bundled digits", TRAIN_EXAMPLE))
     options.add_predict(add("predict", "apply a trained model to a data file", PREDICT_EXAMPLE))
+    options.add_export(add("export", "write a trained model for other programs", EXPORT_EXAMPLE))
     add("info", "tell the version, the instruction set and the threads", "example: fastnn info")
     # Its own parser takes over, see main(): listed here for --help.
     add("bench", "compare the speed with NumPy and other libraries here", "example: fastnn bench")
@@ -88,6 +99,10 @@ def run(argv: list[str]) -> int:
         from fastnn.cli import predict
 
         return predict.run(args)
+    if args.command == "export":
+        from fastnn.cli import export
+
+        return export.run(args)
     import fastnn
 
     for name, value in fastnn.info().items():

@@ -1,0 +1,97 @@
+"""`fastnn export`: a model file in, C source out."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import re
+from pathlib import Path
+
+import numpy as np
+
+import fastnn
+from fastnn import data, nn
+from fastnn.cli.options import UsageError
+from fastnn.cli.predict import read_features
+from fastnn.export.c99 import c99
+
+CALIBRATION_SAMPLES = 1000
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export as the arguments say. Returns the exit status."""
+    if args.data and not args.int8:
+        raise UsageError("--data is the calibration data of --int8")
+    name = args.name or re.sub(r"_+", "_", re.sub(r"\W", "_", args.model.stem, flags=re.ASCII)).strip("_")
+    model = fastnn.load(args.model)
+    preprocessing = None
+    if data.Preprocessing.KEY in model.metadata:
+        preprocessing = data.Preprocessing.from_metadata(model.metadata)
+    shape = args.input_shape or input_shape(model, preprocessing)
+    if args.int8:
+        X = calibration_data(args.data, preprocessing, shape)
+        model = fastnn.quantize(model, X)
+    elif preprocessing is not None:
+        model = with_preprocessing(model, preprocessing)
+    header, source = c99(model, name, shape, args.output, batch_size=args.batch_size)
+    text = header.read_text(encoding="ascii")
+    figures = {key: _macro(text, key) for key in ("FLASH_BYTES", "RAM_BYTES", "MULTIPLY_ADDS")}
+    print(f"saved {header} and {source}")
+    print(
+        f"flash {figures['FLASH_BYTES']:,} bytes of constants and the code, RAM {figures['RAM_BYTES']:,} bytes and "
+        f"the stack, {figures['MULTIPLY_ADDS']:,} multiply-adds a call"
+    )
+    if args.int8 and preprocessing is not None:
+        print("inputs are the standardised features, as 8-bit integers: the header tells how to convert them")
+    return 0
+
+
+def _macro(header: str, key: str) -> int:
+    return int(re.search(rf"_{key} (\d+)U", header).group(1))
+
+
+def input_shape(model: nn.Module, preprocessing: data.Preprocessing | None) -> tuple[int, ...]:
+    """Shape of one sample, from the model file. UsageError where it does not tell."""
+    if preprocessing is not None:
+        return (len(preprocessing.feature_names),)
+    for _, module in model.named_modules():
+        if hasattr(module, "in_features"):
+            return (module.in_features,)
+    raise UsageError("--input-shape is needed: this model does not tell the shape of its input")
+
+
+def calibration_data(path: Path | None, preprocessing: data.Preprocessing | None, shape) -> np.ndarray:
+    """Samples (n, …) as the model takes them. UsageError where their size is not the model's."""
+    if preprocessing is not None:
+        return preprocessing.features.transform(read_features(path, preprocessing.feature_names))[:CALIBRATION_SAMPLES]
+    if path is None:
+        raise UsageError("--int8 needs --data for a model that was not written by train")
+    X = data.read(path, labelled=False).X[:CALIBRATION_SAMPLES]
+    if X[0].size != np.prod(shape):
+        raise UsageError(f"{path}: samples of {X[0].size} numbers, the model takes {tuple(shape)}")
+    return np.asarray(X, np.float32).reshape(-1, *shape)
+
+
+def with_preprocessing(model: nn.Module, preprocessing: data.Preprocessing) -> nn.Module:
+    """A copy of the model that takes features and gives targets in their own units.
+
+    (x - mean)/scale goes into the weights of the first layer, scale·y + mean into those of the last.
+    """
+    model = copy.deepcopy(model)
+    layers = list(model) if isinstance(model, nn.Sequential) else [model]
+    first, last = layers[0], layers[-1]
+    if not isinstance(first, nn.Linear) or (preprocessing.target is not None and not isinstance(last, nn.Linear)):
+        raise UsageError("the standardisation of this model has no Linear layer to go into")
+    weight = first.weight.data.astype(np.float64) / preprocessing.features.scale
+    shift = -weight @ preprocessing.features.mean
+    _set(first, weight, shift + (0.0 if first.bias is None else first.bias.data))
+    if preprocessing.target is not None:
+        scale, mean = preprocessing.target.scale, preprocessing.target.mean
+        bias = 0.0 if last.bias is None else last.bias.data
+        _set(last, last.weight.data * scale[:, None], bias * scale + mean)
+    return model
+
+
+def _set(layer: nn.Linear, weight: np.ndarray, bias: np.ndarray) -> None:
+    layer.weight = nn.Parameter(weight)
+    layer.bias = nn.Parameter(bias)
