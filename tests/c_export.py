@@ -61,16 +61,21 @@ def run(command, **kwargs):
 
 
 class Exported:
-    """A model exported as "net", its prototype read back from the header."""
+    """A network "net" in a folder; its prototype is read off the header."""
 
-    def __init__(self, model, input_shape, folder: Path, batch_size: int = 1):
-        self.header, self.source = c99(model, "net", input_shape, folder, batch_size=batch_size)
-        self.folder = folder
+    def __init__(self, folder: Path):
+        self.folder, self.header, self.source = folder, folder / "net.h", folder / "net.c"
         self.text = self.header.read_text()
         self.code = self.source.read_text()
         self.input_type, self.output_type = re.search(r"net\(const (\w+) input\[\w+\], (\w+) output", self.text).groups()
         self.types = [f"-DINPUT_TYPE={self.input_type}", f"-DOUTPUT_TYPE={self.output_type}"]
         self.libraries = ["-lm"] if "<math.h>" in self.code else []
+
+    @classmethod
+    def of(cls, model, input_shape, folder: Path, batch_size: int = 1) -> Exported:
+        """Export a model and take it from there."""
+        c99(model, "net", input_shape, folder, batch_size=batch_size)
+        return cls(folder)
 
     def macro(self, name: str) -> int:
         """Value of an integer macro of the header."""
