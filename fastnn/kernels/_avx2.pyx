@@ -19,6 +19,10 @@ cdef extern from "immintrin.h":
     void maskstore "_mm256_maskstore_ps"(float *p, mask_t mask, vec x) noexcept nogil
     vec vfma "_mm256_fmadd_ps"(vec a, vec b, vec c) noexcept nogil           # a·b + c
     vec vadd "_mm256_add_ps"(vec a, vec b) noexcept nogil
+    vec vsub "_mm256_sub_ps"(vec a, vec b) noexcept nogil
+    vec vmul "_mm256_mul_ps"(vec a, vec b) noexcept nogil
+    vec vdiv "_mm256_div_ps"(vec a, vec b) noexcept nogil
+    vec vsqrt "_mm256_sqrt_ps"(vec x) noexcept nogil
     vec vmax "_mm256_max_ps"(vec a, vec b) noexcept nogil                    # NaN: b
     vec vand "_mm256_and_ps"(vec a, vec b) noexcept nogil
     vec cmp_ps "_mm256_cmp_ps"(vec a, vec b, const int op) noexcept nogil
@@ -55,6 +59,11 @@ cdef inline vec vload_mask(mask_t mask, const float *p) noexcept nogil:
 
 cdef inline void vstore_mask(mask_t mask, float *p, vec x) noexcept nogil:
     maskstore(p, mask, x)
+
+
+# a/b + c.
+cdef inline vec vdiv_add(vec a, vec b, vec c) noexcept nogil:
+    return vadd(vdiv(a, b), c)
 
 
 # x where not s <= 0, else 0: the gradient of relu.

@@ -18,6 +18,12 @@ cdef extern from "immintrin.h":
     void mask_storeu "_mm512_mask_storeu_ps"(float *p, mask_t mask, vec x) noexcept nogil
     vec vfma "_mm512_fmadd_ps"(vec a, vec b, vec c) noexcept nogil           # a·b + c
     vec vadd "_mm512_add_ps"(vec a, vec b) noexcept nogil
+    vec vsub "_mm512_sub_ps"(vec a, vec b) noexcept nogil
+    vec vmul "_mm512_mul_ps"(vec a, vec b) noexcept nogil
+    vec vmin "_mm512_min_ps"(vec a, vec b) noexcept nogil                    # NaN: b
+    vec vsqrt "_mm512_sqrt_ps"(vec x) noexcept nogil
+    vec fnmadd "_mm512_fnmadd_ps"(vec a, vec b, vec c) noexcept nogil        # c - a·b
+    vec rcp14 "_mm512_rcp14_ps"(vec x) noexcept nogil
     vec vmax "_mm512_max_ps"(vec a, vec b) noexcept nogil                    # NaN: b
     mask_t cmp_mask "_mm512_cmp_ps_mask"(vec a, vec b, const int op) noexcept nogil
     vec maskz_mov "_mm512_maskz_mov_ps"(mask_t mask, vec x) noexcept nogil
@@ -47,6 +53,14 @@ cdef inline mask_t mask_of(int64_t count) noexcept nogil:
 
 cdef inline void vstore_mask(mask_t mask, float *p, vec x) noexcept nogil:
     mask_storeu(p, mask, x)
+
+
+# a/b + c for b >= 0, the quotient to about an ulp: 14 bits of 1/b and one Newton step cost less than the divider,
+# which square roots need at the same time. An infinite b counts as 1e38, whose reciprocal is still normal.
+cdef inline vec vdiv_add(vec a, vec b, vec c) noexcept nogil:
+    cdef vec d = vmin(vbroadcast(<float>1e38), b)
+    cdef vec q = rcp14(d)
+    return vfma(a, vfma(q, fnmadd(d, q, vbroadcast(<float>1.0)), q), c)
 
 
 # x where not s <= 0, else 0: the gradient of relu.

@@ -24,6 +24,9 @@ cdef extern from "emmintrin.h":
     vec movehl "_mm_movehl_ps"(vec a, vec b) noexcept nogil
     vec vadd "_mm_add_ps"(vec a, vec b) noexcept nogil
     vec vmul "_mm_mul_ps"(vec a, vec b) noexcept nogil
+    vec vsub "_mm_sub_ps"(vec a, vec b) noexcept nogil
+    vec vdiv "_mm_div_ps"(vec a, vec b) noexcept nogil
+    vec vsqrt "_mm_sqrt_ps"(vec x) noexcept nogil
     vec vmax "_mm_max_ps"(vec a, vec b) noexcept nogil                       # NaN: b
     vec vand "_mm_and_ps"(vec a, vec b) noexcept nogil
     vec unpacklo "_mm_unpacklo_ps"(vec a, vec b) noexcept nogil
@@ -72,6 +75,11 @@ cdef inline void vstore_mask(mask_t mask, float *p, vec x) noexcept nogil:
         store_sd(<double*>p, as_pd(x))
         if mask == 3:
             store_ss(p + 2, movehl(x, x))
+
+
+# a/b + c.
+cdef inline vec vdiv_add(vec a, vec b, vec c) noexcept nogil:
+    return vadd(vdiv(a, b), c)
 
 
 # x where not s <= 0, else 0: the gradient of relu.

@@ -23,6 +23,10 @@ cdef extern from "arm_neon.h":
     void store_lane "vst1q_lane_f32"(float *p, vec x, const int lane) noexcept nogil
     vec fma_acc "vfmaq_f32"(vec c, vec a, vec b) noexcept nogil
     vec vadd "vaddq_f32"(vec a, vec b) noexcept nogil
+    vec vsub "vsubq_f32"(vec a, vec b) noexcept nogil
+    vec vmul "vmulq_f32"(vec a, vec b) noexcept nogil
+    vec vdiv "vdivq_f32"(vec a, vec b) noexcept nogil
+    vec vsqrt "vsqrtq_f32"(vec x) noexcept nogil
     vec vmax "vmaxq_f32"(vec a, vec b) noexcept nogil                        # NaN: NaN
     bits cle "vcleq_f32"(vec a, vec b) noexcept nogil
     vec zip1 "vzip1q_f32"(vec a, vec b) noexcept nogil
@@ -75,6 +79,11 @@ cdef inline void vstore_mask(mask_t mask, float *p, vec x) noexcept nogil:
         store_half(p, low(x))
         if mask == 3:
             store_lane(p + 2, x, 2)
+
+
+# a/b + c.
+cdef inline vec vdiv_add(vec a, vec b, vec c) noexcept nogil:
+    return vadd(vdiv(a, b), c)
 
 
 # x where not s <= 0, else 0: the gradient of relu.
