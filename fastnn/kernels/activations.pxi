@@ -1,16 +1,16 @@
 # Unary functions y = f(x) and their gradients dx = f'(·)·dy, elementwise over contiguous arrays.
 #
 # y may be x, and dx may be dy. Gradients read one saved value, y or x, whichever needs less work: the op
-# table says which. Work goes in blocks of 64 through a local buffer: the compiler needs no alias checks,
-# and every element, also of a short tail, goes through the same vector code, so that slicing by threads
-# cannot change a bit.
+# table says which. Work goes in blocks of four vectors through a local array, which the compiler keeps in
+# registers: it needs no alias checks, and every element, also of a short tail, goes through the same vector
+# code, so that slicing by threads cannot change a bit.
 
 from libc.string cimport memcpy
 
 include "math.pxi"
 
 cdef enum:
-    BLOCK = 64
+    BLOCK = 4 * VL
 
 # The numbers are part of the program format: fastnn/graph/ops/activations.py names them again.
 cdef enum:
@@ -76,165 +76,177 @@ cdef inline float hardswish_grad_(float x) noexcept nogil:
     return <float>0.0 if x <= <float>-3.0 else mid
 
 
-cdef void act_block(int64_t kind, float *v, float alpha) noexcept nogil:
-    cdef int j
+# f(x) for a kind known at compile time.
+cdef inline float act_(int kind, float x, float alpha) noexcept nogil:
     if kind == ACT_RELU:
-        for j in range(64):
-            v[j] = <float>0.0 if v[j] < <float>0.0 else v[j]           # NaN stays NaN
-    elif kind == ACT_LEAKY_RELU:
-        for j in range(64):
-            v[j] = v[j] * alpha if v[j] < <float>0.0 else v[j]
-    elif kind == ACT_ELU:
-        for j in range(64):
-            v[j] = alpha * (exp_(v[j]) - <float>1.0) if v[j] < <float>0.0 else v[j]
-    elif kind == ACT_GELU:
-        for j in range(64):
-            v[j] = gelu_(v[j])
-    elif kind == ACT_GELU_TANH:
-        for j in range(64):
-            v[j] = gelu_tanh_(v[j])
-    elif kind == ACT_SILU:
-        for j in range(64):
-            v[j] = v[j] * sigmoid_(v[j])
-    elif kind == ACT_SIGMOID:
-        for j in range(64):
-            v[j] = sigmoid_(v[j])
-    elif kind == ACT_TANH:
-        for j in range(64):
-            v[j] = tanh_(v[j])
-    elif kind == ACT_SOFTPLUS:
-        for j in range(64):
-            v[j] = softplus_(v[j])
-    elif kind == ACT_HARDSWISH:
-        for j in range(64):
-            v[j] = hardswish_(v[j])
-    elif kind == ACT_EXP:
-        for j in range(64):
-            v[j] = exp_(v[j])
-    elif kind == ACT_LOG:
-        for j in range(64):
-            v[j] = log_(v[j])
-    elif kind == ACT_SQRT:
-        for j in range(64):
-            v[j] = sqrtf(v[j])
-    elif kind == ACT_ABS:
-        for j in range(64):
-            v[j] = fabsf(v[j])
-    elif kind == ACT_NEG:
-        for j in range(64):
-            v[j] = -v[j]
-    elif kind == ACT_SQUARE:
-        for j in range(64):
-            v[j] = v[j] * v[j]
-    elif kind == ACT_RECIPROCAL:
-        for j in range(64):
-            v[j] = <float>1.0 / v[j]
-    elif kind == ACT_ERF:
-        for j in range(64):
-            v[j] = erf_(v[j])
-    elif kind == ACT_SIGN:
-        for j in range(64):
-            v[j] = <float>1.0 if v[j] > <float>0.0 else (<float>-1.0 if v[j] < <float>0.0 else v[j])
+        return <float>0.0 if x < <float>0.0 else x                     # NaN stays NaN
+    if kind == ACT_LEAKY_RELU:
+        return x * alpha if x < <float>0.0 else x
+    if kind == ACT_ELU:
+        return alpha * (exp_(x) - <float>1.0) if x < <float>0.0 else x
+    if kind == ACT_GELU:
+        return gelu_(x)
+    if kind == ACT_GELU_TANH:
+        return gelu_tanh_(x)
+    if kind == ACT_SILU:
+        return x * sigmoid_(x)
+    if kind == ACT_SIGMOID:
+        return sigmoid_(x)
+    if kind == ACT_TANH:
+        return tanh_(x)
+    if kind == ACT_SOFTPLUS:
+        return softplus_(x)
+    if kind == ACT_HARDSWISH:
+        return hardswish_(x)
+    if kind == ACT_EXP:
+        return exp_(x)
+    if kind == ACT_LOG:
+        return log_(x)
+    if kind == ACT_SQRT:
+        return sqrtf(x)
+    if kind == ACT_ABS:
+        return fabsf(x)
+    if kind == ACT_NEG:
+        return -x
+    if kind == ACT_SQUARE:
+        return x * x
+    if kind == ACT_RECIPROCAL:
+        return <float>1.0 / x
+    if kind == ACT_ERF:
+        return erf_(x)
+    if kind == ACT_SIGN:
+        return <float>1.0 if x > <float>0.0 else (<float>-1.0 if x < <float>0.0 else x)
+    return x
 
 
-# g *= f'(s); s is the saved output or input, as named in each line.
-cdef void act_grad_block(int64_t kind, float *g, const float *s, float alpha) noexcept nogil:
-    cdef int j
+# g·f'(s), for a kind known at compile time; s is the saved output or input, as named in each line.
+cdef inline float act_grad_(int kind, float g, float s, float alpha) noexcept nogil:
     if kind == ACT_RELU:                                               # y
-        for j in range(64):
-            g[j] = <float>0.0 if s[j] <= <float>0.0 else g[j]
-    elif kind == ACT_LEAKY_RELU:                                       # x
-        for j in range(64):
-            g[j] = g[j] * alpha if s[j] <= <float>0.0 else g[j]
-    elif kind == ACT_ELU:                                              # x
-        for j in range(64):
-            g[j] = g[j] * alpha * exp_(s[j]) if s[j] <= <float>0.0 else g[j]
-    elif kind == ACT_GELU:                                             # x
-        for j in range(64):
-            g[j] = g[j] * gelu_grad_(s[j])
-    elif kind == ACT_GELU_TANH:                                        # x
-        for j in range(64):
-            g[j] = g[j] * gelu_tanh_grad_(s[j])
-    elif kind == ACT_SILU:                                             # x
-        for j in range(64):
-            g[j] = g[j] * silu_grad_(s[j])
-    elif kind == ACT_SIGMOID:                                          # y
-        for j in range(64):
-            g[j] = g[j] * s[j] * (<float>1.0 - s[j])
-    elif kind == ACT_TANH:                                             # y
-        for j in range(64):
-            g[j] = g[j] * (<float>1.0 - s[j] * s[j])
-    elif kind == ACT_SOFTPLUS:                                         # x
-        for j in range(64):
-            g[j] = g[j] * sigmoid_(s[j])
-    elif kind == ACT_HARDSWISH:                                        # x
-        for j in range(64):
-            g[j] = g[j] * hardswish_grad_(s[j])
-    elif kind == ACT_EXP:                                              # y
-        for j in range(64):
-            g[j] = g[j] * s[j]
-    elif kind == ACT_LOG:                                              # x
-        for j in range(64):
-            g[j] = g[j] / s[j]
-    elif kind == ACT_SQRT:                                             # y
-        for j in range(64):
-            g[j] = <float>0.5 * g[j] / s[j]
-    elif kind == ACT_ABS:                                              # x
-        for j in range(64):
-            g[j] = g[j] if s[j] > <float>0.0 else (-g[j] if s[j] < <float>0.0 else <float>0.0)
-    elif kind == ACT_NEG:
-        for j in range(64):
-            g[j] = -g[j]
-    elif kind == ACT_SQUARE:                                           # x
-        for j in range(64):
-            g[j] = <float>2.0 * g[j] * s[j]
-    elif kind == ACT_RECIPROCAL:                                       # y
-        for j in range(64):
-            g[j] = -g[j] * s[j] * s[j]
-    elif kind == ACT_ERF:                                              # x
-        for j in range(64):
-            g[j] = g[j] * <float>1.12837917 * exp_(-s[j] * s[j])
-    elif kind == ACT_SIGN:
-        for j in range(64):
+        return <float>0.0 if s <= <float>0.0 else g
+    if kind == ACT_LEAKY_RELU:                                         # x
+        return g * alpha if s <= <float>0.0 else g
+    if kind == ACT_ELU:                                                # x
+        return g * alpha * exp_(s) if s <= <float>0.0 else g
+    if kind == ACT_GELU:                                               # x
+        return g * gelu_grad_(s)
+    if kind == ACT_GELU_TANH:                                          # x
+        return g * gelu_tanh_grad_(s)
+    if kind == ACT_SILU:                                               # x
+        return g * silu_grad_(s)
+    if kind == ACT_SIGMOID:                                            # y
+        return g * s * (<float>1.0 - s)
+    if kind == ACT_TANH:                                               # y
+        return g * (<float>1.0 - s * s)
+    if kind == ACT_SOFTPLUS:                                           # x
+        return g * sigmoid_(s)
+    if kind == ACT_HARDSWISH:                                          # x
+        return g * hardswish_grad_(s)
+    if kind == ACT_EXP:                                                # y
+        return g * s
+    if kind == ACT_LOG:                                                # x
+        return g / s
+    if kind == ACT_SQRT:                                               # y
+        return <float>0.5 * g / s
+    if kind == ACT_ABS:                                                # x
+        return g if s > <float>0.0 else (-g if s < <float>0.0 else <float>0.0)
+    if kind == ACT_NEG:
+        return -g
+    if kind == ACT_SQUARE:                                             # x
+        return <float>2.0 * g * s
+    if kind == ACT_RECIPROCAL:                                         # y
+        return -g * s * s
+    if kind == ACT_ERF:                                                # x
+        return g * <float>1.12837917 * exp_(-s * s)
+    if kind == ACT_SIGN:
+        return <float>0.0
+    return g
+
+
+cdef inline void act_loop(int kind, float *y, const float *x, int64_t n, float alpha) noexcept nogil:
+    cdef float v[BLOCK]
+    cdef int64_t i = 0, j
+    while i + BLOCK <= n:
+        for j in range(BLOCK):
+            v[j] = act_(kind, x[i + j], alpha)
+        for j in range(BLOCK):
+            y[i + j] = v[j]
+        i += BLOCK
+    if i < n:
+        for j in range(BLOCK):
+            v[j] = <float>1.0                        # idle lanes: a value at which every f is cheap
+        memcpy(v, x + i, (n - i) * sizeof(float))
+        for j in range(BLOCK):
+            v[j] = act_(kind, v[j], alpha)
+        memcpy(y + i, v, (n - i) * sizeof(float))
+
+
+cdef inline void act_grad_loop(int kind, float *dx, const float *dy, const float *saved, int64_t n,
+                               float alpha) noexcept nogil:
+    cdef float g[BLOCK]
+    cdef float s[BLOCK]
+    cdef int64_t i = 0, j
+    while i + BLOCK <= n:
+        for j in range(BLOCK):
+            g[j] = act_grad_(kind, dy[i + j], saved[i + j], alpha)
+        for j in range(BLOCK):
+            dx[i + j] = g[j]
+        i += BLOCK
+    if i < n:
+        for j in range(BLOCK):
             g[j] = <float>0.0
+            s[j] = <float>1.0
+        memcpy(g, dy + i, (n - i) * sizeof(float))
+        memcpy(s, saved + i, (n - i) * sizeof(float))
+        for j in range(BLOCK):
+            g[j] = act_grad_(kind, g[j], s[j], alpha)
+        memcpy(dx + i, g, (n - i) * sizeof(float))
 
 
 cdef void act_row(int64_t kind, float *y, const float *x, int64_t n, float alpha) noexcept nogil:
-    cdef float v[64]
-    cdef int64_t i = 0, left
-    while i + BLOCK <= n:
-        memcpy(v, x + i, BLOCK * sizeof(float))
-        act_block(kind, v, alpha)
-        memcpy(y + i, v, BLOCK * sizeof(float))
-        i += BLOCK
-    left = n - i
-    if left > 0:
-        for i in range(64):
-            v[i] = <float>1.0                        # idle lanes: a value at which every f is cheap
-        memcpy(v, x + n - left, left * sizeof(float))
-        act_block(kind, v, alpha)
-        memcpy(y + n - left, v, left * sizeof(float))
+    if kind == ACT_IDENTITY: act_loop(ACT_IDENTITY, y, x, n, alpha)
+    elif kind == ACT_RELU: act_loop(ACT_RELU, y, x, n, alpha)
+    elif kind == ACT_LEAKY_RELU: act_loop(ACT_LEAKY_RELU, y, x, n, alpha)
+    elif kind == ACT_ELU: act_loop(ACT_ELU, y, x, n, alpha)
+    elif kind == ACT_GELU: act_loop(ACT_GELU, y, x, n, alpha)
+    elif kind == ACT_GELU_TANH: act_loop(ACT_GELU_TANH, y, x, n, alpha)
+    elif kind == ACT_SILU: act_loop(ACT_SILU, y, x, n, alpha)
+    elif kind == ACT_SIGMOID: act_loop(ACT_SIGMOID, y, x, n, alpha)
+    elif kind == ACT_TANH: act_loop(ACT_TANH, y, x, n, alpha)
+    elif kind == ACT_SOFTPLUS: act_loop(ACT_SOFTPLUS, y, x, n, alpha)
+    elif kind == ACT_HARDSWISH: act_loop(ACT_HARDSWISH, y, x, n, alpha)
+    elif kind == ACT_EXP: act_loop(ACT_EXP, y, x, n, alpha)
+    elif kind == ACT_LOG: act_loop(ACT_LOG, y, x, n, alpha)
+    elif kind == ACT_SQRT: act_loop(ACT_SQRT, y, x, n, alpha)
+    elif kind == ACT_ABS: act_loop(ACT_ABS, y, x, n, alpha)
+    elif kind == ACT_NEG: act_loop(ACT_NEG, y, x, n, alpha)
+    elif kind == ACT_SQUARE: act_loop(ACT_SQUARE, y, x, n, alpha)
+    elif kind == ACT_RECIPROCAL: act_loop(ACT_RECIPROCAL, y, x, n, alpha)
+    elif kind == ACT_ERF: act_loop(ACT_ERF, y, x, n, alpha)
+    elif kind == ACT_SIGN: act_loop(ACT_SIGN, y, x, n, alpha)
 
 
 cdef void act_grad_row(int64_t kind, float *dx, const float *dy, const float *saved, int64_t n,
                        float alpha) noexcept nogil:
-    cdef float g[64]
-    cdef float s[64]
-    cdef int64_t i = 0, left
-    while i + BLOCK <= n:
-        memcpy(g, dy + i, BLOCK * sizeof(float))
-        act_grad_block(kind, g, saved + i, alpha)
-        memcpy(dx + i, g, BLOCK * sizeof(float))
-        i += BLOCK
-    left = n - i
-    if left > 0:
-        for i in range(64):
-            g[i] = <float>0.0
-            s[i] = <float>1.0
-        memcpy(g, dy + n - left, left * sizeof(float))
-        memcpy(s, saved + n - left, left * sizeof(float))
-        act_grad_block(kind, g, s, alpha)
-        memcpy(dx + n - left, g, left * sizeof(float))
+    if kind == ACT_IDENTITY: act_grad_loop(ACT_IDENTITY, dx, dy, saved, n, alpha)
+    elif kind == ACT_RELU: act_grad_loop(ACT_RELU, dx, dy, saved, n, alpha)
+    elif kind == ACT_LEAKY_RELU: act_grad_loop(ACT_LEAKY_RELU, dx, dy, saved, n, alpha)
+    elif kind == ACT_ELU: act_grad_loop(ACT_ELU, dx, dy, saved, n, alpha)
+    elif kind == ACT_GELU: act_grad_loop(ACT_GELU, dx, dy, saved, n, alpha)
+    elif kind == ACT_GELU_TANH: act_grad_loop(ACT_GELU_TANH, dx, dy, saved, n, alpha)
+    elif kind == ACT_SILU: act_grad_loop(ACT_SILU, dx, dy, saved, n, alpha)
+    elif kind == ACT_SIGMOID: act_grad_loop(ACT_SIGMOID, dx, dy, saved, n, alpha)
+    elif kind == ACT_TANH: act_grad_loop(ACT_TANH, dx, dy, saved, n, alpha)
+    elif kind == ACT_SOFTPLUS: act_grad_loop(ACT_SOFTPLUS, dx, dy, saved, n, alpha)
+    elif kind == ACT_HARDSWISH: act_grad_loop(ACT_HARDSWISH, dx, dy, saved, n, alpha)
+    elif kind == ACT_EXP: act_grad_loop(ACT_EXP, dx, dy, saved, n, alpha)
+    elif kind == ACT_LOG: act_grad_loop(ACT_LOG, dx, dy, saved, n, alpha)
+    elif kind == ACT_SQRT: act_grad_loop(ACT_SQRT, dx, dy, saved, n, alpha)
+    elif kind == ACT_ABS: act_grad_loop(ACT_ABS, dx, dy, saved, n, alpha)
+    elif kind == ACT_NEG: act_grad_loop(ACT_NEG, dx, dy, saved, n, alpha)
+    elif kind == ACT_SQUARE: act_grad_loop(ACT_SQUARE, dx, dy, saved, n, alpha)
+    elif kind == ACT_RECIPROCAL: act_grad_loop(ACT_RECIPROCAL, dx, dy, saved, n, alpha)
+    elif kind == ACT_ERF: act_grad_loop(ACT_ERF, dx, dy, saved, n, alpha)
+    elif kind == ACT_SIGN: act_grad_loop(ACT_SIGN, dx, dy, saved, n, alpha)
 
 
 # The slice [lo, hi) of n elements for one thread, in whole grains: boundaries depend only on n and nthreads,

@@ -5,7 +5,7 @@
 # exp    x = n·ln2 + r, |r| ≤ ln2/2 (Cody and Waite), a degree-6 polynomial for e^r, then 2^n by its bits,
 #        in two factors so that results down to the smallest denormal and up to overflow are right.
 # log    x = 2^e·m, √½ ≤ m < √2; log m = s·(2 + s²·P(s²)) with s = (m-1)/(m+1) (fdlibm's decomposition).
-# tanh   odd polynomial below 0.625, else 1 - 2/(e^{2|x|} + 1) (Cephes' split).
+# tanh   from e^{2|x|} - 1, made with the reduction and polynomial of exp.
 # erf    odd polynomial below 0.92, else 1 - e^{Q(|x|)}.
 # The polynomials are least-squares fits on Chebyshev nodes, weighted for relative error.
 
@@ -77,16 +77,24 @@ cdef inline float sigmoid_(float x) noexcept nogil:
     return (<float>1.0 if x >= <float>0.0 else e) / (<float>1.0 + e)
 
 
+# With E = e^{2|x|} - 1, which loses nothing near 0: tanh |x| = E/(E + 2).
 cdef inline float tanh_(float x) noexcept nogil:
-    cdef float a = fabsf(x), z = x * x, p, q
-    p = <float>-5.717036561e-3
-    p = p * z + <float>2.065057900e-2
-    p = p * z + <float>-5.374349526e-2
-    p = p * z + <float>1.333149125e-1
-    p = p * z + <float>-3.333328392e-1
-    p = p * z * x + x
-    q = copysignf(<float>1.0 - <float>2.0 / (exp_(a + a) + <float>1.0), x)
-    return q if a >= <float>0.625 else p
+    cdef float a = fabsf(x), t, n, r, p, s
+    a = <float>9.1 if a > <float>9.1 else a               # tanh is 1 to float precision beyond
+    a = a + a
+    t = a * <float>1.44269504089 + <float>12582912.0      # the reduction and the polynomial of exp_
+    n = t - <float>12582912.0
+    r = a - n * <float>0.693359375
+    r = r - n * <float>-2.12194440e-4
+    p = <float>1.395048622e-3
+    p = p * r + <float>8.368887863e-3
+    p = p * r + <float>4.166620587e-2
+    p = p * r + <float>1.666651885e-1
+    p = p * r + <float>0.5000000095
+    p = p * r * r + r
+    s = bits_float((float_bits(t) - (0x4B400000 - 127)) << 23)
+    p = p * s + (s - <float>1.0)
+    return copysignf(p / (p + <float>2.0), x)
 
 
 cdef inline float softplus_(float x) noexcept nogil:
