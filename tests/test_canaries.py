@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ def fails(case: Case, match: str) -> None:
 @pytest.fixture
 def broken(monkeypatch):
     """Replace parts of an op's row."""
-    return lambda op, **parts: monkeypatch.setitem(OPS, op, replace(OPS[op], **parts))
+    return lambda op, **parts: monkeypatch.setitem(OPS, op, OPS[op]._replace(**parts))
 
 
 @pytest.mark.parametrize("case", [SQUARE, TRANSPOSE, MATRIX], ids=repr)
@@ -143,7 +142,7 @@ def test_a_product_that_leaves_out_its_last_term(broken):
 
     def short(node):
         (instr,) = lower(node)
-        return [replace(instr, sizes=(*instr.sizes[:2], instr.sizes[2] - 1, *instr.sizes[3:]))]
+        return [instr._replace(sizes=(*instr.sizes[:2], instr.sizes[2] - 1, *instr.sizes[3:]))]
 
     broken("matmul", lower=short)
     fails(MATRIX, "output 0")
