@@ -160,3 +160,21 @@ def test_accuracy_over_the_whole_range(function, reference, x, isa):
         got = function(x).astype(np.float64)
     ulp = np.spacing(np.abs(want).astype(np.float32)).astype(np.float64)
     assert np.max(np.abs(got - want) / ulp) < 4.0
+
+
+@pytest.mark.parametrize("classes", [3, 100])
+def test_labels_computed_out_of_range_make_the_loss_nan(classes):
+    """Labels that the graph itself computes cannot be checked before; they must not be read out of bounds."""
+    from fastnn import functional as F  # noqa: N812
+    from fastnn.graph.compile import Compiled
+    from fastnn.graph.tensor import Out
+
+    def loss(narrow, wide):
+        losses, weights = F.cross_entropy_rows(narrow, F.argmax(wide))
+        return losses, weights, F.pick(narrow, F.argmax(wide))
+
+    narrow = np.zeros((4, classes), np.float32)
+    wide = np.zeros((4, classes + 5), np.float32)
+    wide[1, classes + 4] = wide[3, classes] = 1
+    losses, _, picked = Compiled(loss, [Out(narrow.shape), Out(wide.shape)])(narrow, wide)
+    assert np.isnan(losses).tolist() == [False, True, False, True] == np.isnan(picked).tolist()

@@ -3,8 +3,13 @@
 # Cross-entropy of logits x[rows][n] with class indices t, class weights w, label smoothing ε:
 #   loss = (1-ε)·w_t·(-log p_t) + ε/n·Σ_c w_c·(-log p_c),   p = softmax(x)
 #   dx_c = (1-ε)·w_t·(p_c - [c = t]) + ε/n·(p_c·Σw - w_c)
-# A row whose label is `ignore` has loss, weight and derivative 0. Formulas as in PyTorch.
+# A row whose label is `ignore` has loss, weight and derivative 0. Formulas as in PyTorch. Labels of a data set were
+# checked before; a label that the graph itself computed and that is out of range makes the loss NaN, and reads and
+# writes nothing outside.
 # The derivative is stored for a gradient of 1 for each loss; where it is not wanted its pointer is NULL.
+
+from libc.math cimport NAN
+from libc.string cimport memset
 
 cdef enum:
     LOSS_SQUARE = 0
@@ -48,9 +53,12 @@ cdef void cross_entropy_lanes(float *loss, float *weight, float *dx, const float
         label = labels[row + j]
         wt[j] = <float>0.0
         picked[j] = <float>0.0
-        if label != ignore:
+        if 0 <= label < n and label != ignore:
             wt[j] = w[label] if w != NULL else <float>1.0
             picked[j] = v[label * 32 + j] - top[j]
+        elif label != ignore:
+            wt[j] = <float>1.0
+            picked[j] = NAN
     for c in range(n):
         wc = w[c] if w != NULL else <float>1.0
         for j in range(32):
@@ -78,7 +86,7 @@ cdef void cross_entropy_lanes(float *loss, float *weight, float *dx, const float
         for c in range(n):
             wc = w[c] if w != NULL else <float>1.0
             dx[(row + j) * n + c] = v[c * 32 + j] * scale[j] - (share * wc if label != ignore else <float>0.0)
-        if label != ignore:
+        if 0 <= label < n and label != ignore:
             dx[(row + j) * n + label] = dx[(row + j) * n + label] - (<float>1.0 - eps) * wt[j]
 
 
@@ -95,6 +103,13 @@ cdef void cross_entropy_row(float *loss, float *weight, float *dx, const float *
         if dx != NULL:
             for i in range(n):
                 dx[i] = <float>0.0
+        return
+    if label < 0 or label >= n:
+        loss[0] = NAN
+        if weight != NULL:
+            weight[0] = <float>1.0
+        if dx != NULL:
+            memset(dx, 0, n * sizeof(float))
         return
     top = reduce_row(RED_MAX, x, n)
     if dx != NULL:
@@ -209,8 +224,8 @@ cdef void pointwise_loss(const Instr *ins, const Context *ctx, int tid, int nthr
         i += 64
 
 
-# y[row] = x[row·stride + label], or 0 where the label is `ignore`; stride 0 reads one shared row.
-# ptr: y, x, labels; size: rows, stride, ignore.
+# y[row] = x[row·stride + label], or 0 where the label is `ignore`; stride 0 reads one shared row of n.
+# ptr: y, x, labels; size: rows, stride, ignore, n.
 cdef void pick(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef float *y = <float*>ins.ptr[0]
     cdef const float *x = <const float*>ins.ptr[1]
@@ -218,7 +233,12 @@ cdef void pick(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     cdef int64_t row, lo, hi
     slice_of(ins.size[0], 64, tid, nthreads, &lo, &hi)
     for row in range(lo, hi):
-        y[row] = <float>0.0 if labels[row] == ins.size[2] else x[row * ins.size[1] + labels[row]]
+        if labels[row] == ins.size[2]:
+            y[row] = <float>0.0
+        elif 0 <= labels[row] < ins.size[3]:
+            y[row] = x[row * ins.size[1] + labels[row]]
+        else:
+            y[row] = NAN
 
 
 # dx[row][n] = dy[row] at the label, 0 elsewhere. ptr: dx, dy, labels; size: rows, n, ignore.
@@ -231,7 +251,7 @@ cdef void pick_grad(const Instr *ins, const Context *ctx, int tid, int nthreads)
     for row in range(lo, hi):
         for i in range(n):
             dx[row * n + i] = <float>0.0
-        if labels[row] != ins.size[2]:
+        if labels[row] != ins.size[2] and 0 <= labels[row] < n:
             dx[row * n + labels[row]] = dy[row]
 
 

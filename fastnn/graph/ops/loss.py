@@ -85,7 +85,7 @@ def _pick_infer(inputs, attrs) -> list[Out]:
 def _pick_lower(node: Tensor) -> list[Instr]:
     x, labels = node.inputs
     stride = x.shape[-1] if x.ndim == 2 else 0
-    return [Instr("pick", ((node, 0), x, labels), (labels.size, stride, node.attrs["ignore"]))]
+    return [Instr("pick", ((node, 0), x, labels), (labels.size, stride, node.attrs["ignore"], x.shape[-1]))]
 
 
 def _pick_vjp(node: Tensor, dy: Tensor) -> tuple[Tensor, None]:
