@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+
 
 class History:
     """history: one list a quantity ("loss", "accuracy", "val_loss", …), one entry an epoch.
 
-    interrupted: whether Ctrl-C ended the training.
+    "loss" and "accuracy" are means over the epoch's iterations, while the parameters changed; "val_…" are of the
+    parameters after the epoch. interrupted: whether Ctrl-C ended the training.
     """
 
-    def __init__(self):
-        self.history: dict[str, list[float]] = {}
+    def __init__(self, history: dict[str, list[float]] | None = None):
+        self.history: dict[str, list[float]] = {} if history is None else history
         self.interrupted = False
 
     def append(self, values: dict[str, float]) -> None:
-        """Add an epoch."""
-        for name, value in values.items():
-            self.history.setdefault(name, []).append(value)
+        """Add an epoch. A quantity that is new, or missing now, is NaN in the other epochs."""
+        epochs = self.epochs
+        for name in {**self.history, **values}:
+            self.history.setdefault(name, [float("nan")] * epochs).append(values.get(name, float("nan")))
 
     @property
     def epochs(self) -> int:
@@ -29,3 +33,45 @@ class History:
     def __repr__(self) -> str:
         last = ", ".join(f"{name}={values[-1]:.4g}" for name, values in self.history.items())
         return f"History({self.epochs} epochs{': ' + last if last else ''})"
+
+    def to_csv(self, path) -> None:
+        """One line an epoch, counted from 1, one column a quantity."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["epoch", *self.history])
+            writer.writerows([i, *row] for i, row in enumerate(zip(*self.history.values(), strict=True), 1))
+
+    def plot(self, path=None):
+        """Loss, metrics and learning rate by epoch, with matplotlib (extra `plot`); the figure.
+
+        path: also write the figure there; the ending says the format.
+        """
+        figure_class = import_figure()
+        curves: dict[str, list[str]] = {}
+        for name in self.history:
+            if name not in ("lr", "samples_per_second"):
+                curves.setdefault(name.removeprefix("val_"), []).append(name)
+        panels = [*curves.items(), ("learning rate", ["lr"])]
+        figure = figure_class(figsize=(6, 2.5 * len(panels)), layout="constrained")
+        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        epochs = range(1, self.epochs + 1)
+        for axis, (title, names) in zip(axes, panels, strict=True):
+            for name in names:
+                if name in self.history:
+                    axis.plot(epochs, self.history[name], label="validation" if name.startswith("val_") else "training")
+            axis.set_ylabel(title)
+            if title != "learning rate":
+                axis.legend()
+        axes[-1].set_xlabel("epoch")
+        if path is not None:
+            figure.savefig(path)
+        return figure
+
+
+def import_figure():
+    """matplotlib's Figure, which needs no screen; ImportError that names the extra."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError("plots need matplotlib: pip install 'fastnn[plot]'") from None
+    return Figure

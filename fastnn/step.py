@@ -114,12 +114,15 @@ class Step:
         batch_size: int,
         results: Sequence[Tensor],
         classes: set[tuple[int, int]],
+        prediction: Tensor | None = None,
     ):
         self.program, self.memory, self.batch_size = program, memory, batch_size
         loss, weight, *sums = results
         self._loss, self._weight = program.address(loss), program.address(weight)
         self._sums = tuple(program.address(s) for s in sums)
         self._classes = classes
+        # A view of the last batch's prediction, where it was asked for.
+        self.prediction = None if prediction is None else program.array(prediction)
 
     def bind(self, data: Sequence[Source]) -> None:
         """Read batches from these sources from now on."""
@@ -144,20 +147,25 @@ class Step:
                     f"so labels must be 0 to {n - 1}"
                 )
 
-    def run(self, batches: int, rows, first_row: int, rates, seed: int, step: int, nthreads: int):
-        """Iterations over `batches` full batches; returns (done, totals, diverged, error)."""
+    def run(
+        self, batches: int, rows, first_row: int, rates, seed: int, step: int, nthreads: int, start=None,
+        interrupt=None,
+    ):
+        """Iterations over `batches` full batches; returns (done, totals, diverged, error).
+
+        totals: Σ loss·weight, Σ weight, then Σ of the metrics' batch means, all on top of `start`. Where
+        interrupt.requested turns true, the run stops behind an iteration with KeyboardInterrupt as its error.
+        """
         program = self.program
         if rates is not None:
             # Before the run: Ctrl-C may be raised between its end and the next line.
             self.memory.arena.version += 1
-        done, totals, diverged, error = program.executor.run_batches(
+        program.executor.interrupt = interrupt
+        return program.executor.run_batches(
             0, program.update_at, program.length, batch_size=self.batch_size, batches=batches, rows=rows,
             first_row=first_row, rates=rates, seed=seed, step=step, loss=self._loss, weight=self._weight,
-            sums=self._sums, nthreads=nthreads,
+            sums=self._sums, start=start, nthreads=nthreads,
         )
-        for k in range(2, len(totals)):
-            totals[k] *= self.batch_size
-        return done, totals, diverged, error
 
     def run_gradients(self, seed: int, step: int, nthreads: int) -> None:
         """Forward and backward on rows 0, 1, … without an update."""
@@ -175,10 +183,12 @@ def compile_step(
     w: Out | None,
     training: bool,
     share: bool = True,
+    keep_prediction: bool = False,
 ) -> Step:
     """The step for batches x, y (None: shaped like the prediction) and sample weights w.
 
-    training=False leaves out gradients and update. share=False plans no memory sharing.
+    training=False leaves out gradients and update. share=False plans no memory sharing. keep_prediction: the
+    prediction is a result too, `Step.prediction`.
     """
     with tracing(training) as trace:
         inputs = [source("input", x.shape, x.dtype, name="x", gather=True)]
@@ -191,6 +201,7 @@ def compile_step(
             inputs.append(source("input", w.shape, w.dtype, name="w", gather=True))
         value, weight = _loss_and_weight(loss, prediction, *inputs[1:])
         results = [value, weight, *(_scalar(name, m(prediction, inputs[1])) for name, m in metrics.items())]
+        results += [apply("copy", prediction)] if keep_prediction else []
         results = [apply("copy", r) if r.op in ("constant", "reshape", "input") else r for r in results]
         named: list[tuple[str, Parameter]] = []
         outputs: list[Tensor] = []
@@ -237,7 +248,8 @@ def compile_step(
     else:
         segments["parameters"] = memory.arena.bytes
     program = Program(graph, planned, segments, update)
-    return Step(program, memory, x.shape[0], results, classes)
+    kept = results.pop() if keep_prediction else None
+    return Step(program, memory, x.shape[0], results, classes, kept)
 
 
 def _classes(graph: Graph, target: Tensor) -> set[tuple[int, int]]:

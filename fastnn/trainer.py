@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .data import iterations_per_epoch
+from . import metrics as metric_functions
 from .engine import threads
-from .engine.executor import permutation
 from .engine.source import Source
 from .errors import DivergenceError
 from .graph.program import Program
 from .graph.tensor import FLOAT, INT, Out
 from .history import History
-from .metrics import METRICS
 from .nn.losses import Loss
 from .nn.module import Module
 from .optim import SGD, Optimizer
 from .step import Memory, compile_step
+from .training.fit import prepare
+from .training.inputs import positive, sources
+from .training.interrupt import Interrupt
+
+if TYPE_CHECKING:
+    from .callbacks import Callback
+    from .schedules import BatchSizeSchedule, Schedule
+    from .tune.lr_finder import LRFinderResult
 
 EVALUATION_BATCH = 256
 
@@ -29,7 +34,8 @@ class Trainer:
     """Trains a model with an optimizer on a loss.
 
     model: a Module. loss: a Loss, or any function (prediction, target) → number or one value per sample.
-    metrics: names ("accuracy") or functions (prediction, target) → mean over the batch, on symbolic tensors.
+    metrics: names of `fastnn.metrics` ("accuracy", "f1", "rmse", …) or functions (prediction, target) → number, on
+    ndarrays of the whole epoch.
     seed: of shuffling and dropout. num_threads: at most so many; default `fastnn.get_num_threads()`.
     Results are bit-identical for any number of threads.
     """
@@ -55,7 +61,10 @@ class Trainer:
             raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, found {seed!r}")
         self.model, self.loss, self.seed = model, loss, int(seed)
         self.optimizer = optimizer if optimizer is not None else SGD()
-        self.metrics = dict(_named_metric(m) for m in metrics)
+        self.metrics = dict(metric_functions.named(m) for m in metrics)
+        # Those that the program adds up batch by batch; the others need the predictions of the whole epoch.
+        self._additive = {n: m for n, m in self.metrics.items() if m in metric_functions.METRICS.values()}
+        self._epochal = {n: m for n, m in self.metrics.items() if n not in self._additive}
         self.num_threads = threads.check_num_threads(num_threads, "num_threads") if num_threads is not None else None
         self.epoch = 0
         self.iteration = 0
@@ -63,6 +72,8 @@ class Trainer:
         self._programs: dict[tuple, Any] = {}
         self._last: tuple | None = None                 # program and sources of the last call of step()
         self._rate = np.empty(1)
+        self.stop_training = False                      # set by a callback to end the training
+        self._loop = self._position = self._ended = None
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -70,90 +81,57 @@ class Trainer:
         self,
         X,  # noqa: N803
         y,
-        epochs: int = 1,
-        batch_size: int = 32,
+        epochs: int | None = None,
+        batch_size: int | Mapping[int, int] | BatchSizeSchedule = 32,
         validation_data: tuple | None = None,
         shuffle: bool = True,
         drop_last: bool = False,
         sample_weight=None,
         verbose: int | bool = 1,
+        *,
+        validation_split: float = 0.0,
+        stratify: bool = True,
+        class_weight: Mapping[int, float] | str | None = None,
+        callbacks: Sequence[Callback] = (),
+        lr: float | str | None = None,
+        schedule: Schedule | None = None,
+        time_budget: float | None = None,
+        resume=None,
     ) -> History:
-        """Train for `epochs` passes over X (n, …) and y.
+        """Train for `epochs` passes over X (n, …) and y; by default one.
 
         Any numeric dtype, memory-mapped or not, is read in place. The last batch of an epoch may be short;
-        drop_last leaves it out. validation_data: (X, y), evaluated after each epoch. sample_weight (n).
+        drop_last leaves it out. batch_size: a number, or {0: 32, 10: 64}: 64 from epoch 10, counted from 0.
+        validation_data: (X, y), evaluated after each epoch; validation_split: the share of X and y to take for
+        that, drawn at random and by the classes' shares (stratify), always the same for the trainer's seed.
+        sample_weight (n). class_weight: {label: weight}, or "balanced": in inverse proportion to the class's samples.
+        lr: sets the optimizer's; "auto": `find_lr` first. schedule: of `fastnn.schedules`.
+
+        time_budget: seconds. The training ends then, whatever epoch it is in, with the parameters of the best
+        epoch (by val_loss, else loss); the schedule, written for `epochs` or for what fits, is stretched to it.
+        resume: a file of `save` or ModelCheckpoint, or a folder of them, to continue to `epochs` in all (default:
+        those that it was begun with), bit for bit as if nothing had been between; data, batch_size, shuffle,
+        callbacks and the like must be given as before.
+
         Returns the History; Ctrl-C ends the training early and keeps the last finished iteration.
 
         Raises ValueError or TypeError before anything is trained if data or hyperparameters are wrong, and
         DivergenceError if the loss becomes NaN; then the parameters are those of the last good epoch.
         """
-        epochs, batch_size = _positive("epochs", epochs), _positive("batch_size", batch_size)
-        data = self._sources(X, y, sample_weight)
-        n = len(data[0])
-        if batch_size > n and not drop_last:
-            batch_size = n
-        iterations = iterations_per_epoch(n, batch_size, drop_last)
-        full, rest = n // batch_size, (0 if drop_last else n % batch_size)
-        steps = [self._step(data, size, True) for size in (batch_size, rest) if size]
-        validation = None
-        if validation_data is not None:
-            if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
-                raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
-            validation = self._sources(*validation_data, prefix="validation ")
-            self._check_like(validation, data)
-        for step in steps:
-            step.check_labels(data[1])
-        parts = [(steps[0], full, 0), (steps[-1], 1, full * batch_size)][: 2 if rest else 1]
-        samples = full * batch_size + rest
         history = History()
-        now, last = [(self.epoch, self.iteration, self._memory.snapshot()) for _ in range(2)]
         try:
-            for epoch in range(epochs):
-                started = time.perf_counter()
-                last, now = now, (self.epoch, self.iteration, self._memory.remember(last[2]))
-                order = permutation(n, self.seed, self.epoch) if shuffle else None
-                totals, bad = self._run_epoch(parts, order)
-                if bad is not None or not self._memory.finite():
-                    # What is wrong before the first update of an epoch was spoilt by the epoch before.
-                    back = int(bad == 1 and epoch > 0)
-                    self.epoch, self.iteration, snapshot = last if back else now
-                    self._memory.restore(snapshot)
-                    kept = f"after epoch {epoch - back}" if epoch > back else "before this training"
-                    raise DivergenceError(
-                        epoch + 1, bad or iterations, self.optimizer.lr, f"the parameters are back to those {kept}",
-                        "the loss" if bad is not None else "a parameter",
-                    )
-                self.epoch += 1
-                seconds = time.perf_counter() - started
-                values = self._values(totals, samples)
-                if validation is not None:
-                    values.update({f"val_{k}": v for k, v in self._evaluate(validation).items()})
-                values["lr"] = self.optimizer.lr
-                values["samples_per_second"] = samples / seconds
-                history.append(values)
-                if verbose:
-                    print(_epoch_line(epoch + 1, epochs, iterations, values), flush=True)
+            with Interrupt() as interrupt:
+                loop = prepare(
+                    self, X, y, interrupt, epochs=epochs, batch_size=batch_size, validation_data=validation_data,
+                    shuffle=shuffle, drop_last=drop_last, sample_weight=sample_weight, verbose=verbose,
+                    validation_split=validation_split, stratify=stratify, class_weight=class_weight,
+                    callbacks=callbacks, lr=lr, schedule=schedule, time_budget=time_budget, resume=resume,
+                )
+                history = loop.history
+                loop.run()
         except KeyboardInterrupt:
             history.interrupted = True
         return history
-
-    def _run_epoch(self, parts, order: np.ndarray | None) -> tuple[np.ndarray, int | None]:
-        """One epoch in parts (step, number of batches, first row): sums of the results, and the iteration, from 1,
-        whose loss was not finite, if any."""
-        totals, before = np.zeros(2 + len(self.metrics)), self.iteration
-        for step, batches, first in parts:
-            rates = np.full(batches, self.optimizer.lr)
-            rows = None if order is None else order[first:]
-            done, sums, diverged, error = step.run(
-                batches, rows, first, rates, self.seed, self.iteration, self._threads(step)
-            )
-            self.iteration += done
-            if error is not None:
-                raise error
-            if diverged:
-                return totals, self.iteration - before + 1
-            totals += sums
-        return totals, None
 
     def step(self, x, y, sample_weight=None) -> float:
         """One iteration on one batch: forward, loss, backward, update. Returns the loss before the update.
@@ -184,6 +162,50 @@ class Trainer:
         step.run_gradients(self.seed, self.iteration + 1, self._threads(step))
         return self._memory.gradients()
 
+    def find_lr(
+        self, X, y, start: float = 1e-7, end: float = 10.0, num_iterations: int = 100, mode: str = "exponential",  # noqa: N803
+        batch_size: int = 32, *, rates: Sequence[float] | None = None, sample_weight=None,
+    ) -> LRFinderResult:
+        """Try learning rates on batches of X and y, and suggest one; see `fastnn.tune.lr_finder`.
+
+        rates: the table by hand instead, one short run of num_iterations for each. Parameters, optimizer state and
+        counters are afterwards bit for bit what they were.
+        """
+        from .tune import lr_finder
+
+        data, size = self._sources(X, y, sample_weight), positive("batch_size", batch_size)
+        if rates is not None:
+            return lr_finder.table(self, data, rates, num_iterations, size)
+        return lr_finder.sweep(self, data, start, end, num_iterations, mode, size)
+
+    def _use_suggested(self, data: list[Source], batch_size: int, rows) -> None:
+        from .tune import lr_finder
+
+        self.optimizer.lr = lr_finder.suggested(self, data, batch_size, rows)
+
+    # -- files --------------------------------------------------------------------------------------------------
+
+    def save(self, path) -> None:
+        """Write a checkpoint: parameters, optimizer state, counters, schedule, random state and history.
+
+        After a fit that Ctrl-C or a callback ended within an epoch, `fit(resume=path)` goes on from there.
+        """
+        from .io import checkpoint
+
+        checkpoint.save(self, path)
+
+    def load(self, path) -> None:
+        """Take parameters, optimizer state, counters and random state from a checkpoint; see also fit(resume=…)."""
+        from .io import checkpoint
+
+        checkpoint.restore(self, checkpoint.read(path))
+
+    def _put_back(self, parameters: Mapping[str, np.ndarray]) -> None:
+        """Set the model's parameters as a training ends; an epoch that was cut short is not gone on with."""
+        self.model.load_state_dict(parameters)
+        if self._loop is not None:
+            self._loop.at.batch, self._loop.at.sums = 0, []
+
     # -- looking ------------------------------------------------------------------------------------------------
 
     def evaluate(self, X, y, sample_weight=None) -> dict[str, float]:  # noqa: N803
@@ -193,7 +215,7 @@ class Trainer:
     def predict(self, X, batch_size: int = EVALUATION_BATCH) -> np.ndarray:  # noqa: N803
         """The model's output for all of X, `batch_size` rows at a time."""
         X = np.asarray(X)  # noqa: N806
-        batch_size = _positive("batch_size", batch_size)
+        batch_size = positive("batch_size", batch_size)
         if not len(X):
             raise ValueError("X is empty")
         return np.concatenate([self.model(X[i : i + batch_size]) for i in range(0, len(X), batch_size)])
@@ -206,7 +228,7 @@ class Trainer:
         input_shape, target_shape: of one sample; by default those of the last fit, else the first layer's
         in_features, and class indices or the prediction's shape as the loss wants.
         """
-        batch_size = _positive("batch_size", batch_size)
+        batch_size = positive("batch_size", batch_size)
         if input_shape is None:
             known = [key for key in self._programs if key[-1]]
             if known and target_shape is None:
@@ -227,24 +249,7 @@ class Trainer:
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _sources(self, X, y, sample_weight=None, prefix: str = "") -> list[Source]:  # noqa: N803
-        x = Source(X, f"{prefix}X", integers=self.model.takes_integers())
-        array = np.asarray(y) if not isinstance(y, np.ndarray) else y
-        integers = array.dtype.kind in "iub" and getattr(self.loss, "integer_targets", not isinstance(self.loss, Loss))
-        sources = [x, Source(array, f"{prefix}y", integers=bool(integers))]
-        if sample_weight is not None:
-            sources.append(Source(sample_weight, f"{prefix}sample_weight"))
-            if sources[2].row_shape:
-                raise ValueError(f"{prefix}sample_weight must have one number a sample, found {sources[2].array.shape}")
-        if not len(x):
-            raise ValueError(f"{prefix}X is empty: found shape {x.array.shape}")
-        for other in sources[1:]:
-            if len(other) != len(x):
-                raise ValueError(f"{x.name} has {len(x)} samples, {other.name} has {len(other)}")
-        for one in sources:
-            one.check_finite()
-        if sample_weight is not None and sources[2].array.min() < 0:
-            raise ValueError(f"{prefix}sample_weight must not be negative")
-        return sources
+        return sources(X, y, sample_weight, self.model.takes_integers(), self.loss, prefix)
 
     def _batch_step(self, x, y, sample_weight) -> tuple:
         """The compiled step for one batch, with its sources; those of the last call if the layouts are the same."""
@@ -270,10 +275,7 @@ class Trainer:
             self._programs.clear()
             self._last = None
 
-    def _check_like(self, data: list[Source], other: list[Source]) -> None:
-        for a, b in zip(data[:2], other[:2], strict=True):
-            if a.row_shape != b.row_shape:
-                raise ValueError(f"samples of {a.name} have shape {a.row_shape}, those of {b.name} {b.row_shape}")
+    def _check_labels(self, data: list[Source]) -> None:
         self._step(data, min(EVALUATION_BATCH, len(data[0])), False).check_labels(data[1])
 
     def _step(self, data: list[Source], batch_size: int, training: bool):
@@ -287,29 +289,54 @@ class Trainer:
         key = (x, y, w, training)
         if key not in self._programs:
             self._programs[key] = compile_step(
-                self.model, self.loss, self.metrics, self.optimizer, self._memory, x, y, w, training
+                self.model, self.loss, self._additive, self.optimizer, self._memory, x, y, w, training,
+                keep_prediction=bool(self._epochal) and not training,
             )
         return self._programs[key]
 
-    def _evaluate(self, data: list[Source]) -> dict[str, float]:
-        n = len(data[0])
+    def _evaluate(self, data: list[Source], rows=None, interrupt: Interrupt | None = None) -> dict[str, float]:
+        """Loss and metrics of all samples, or of some rows."""
+        n = len(data[0]) if rows is None else len(rows)
         size = min(EVALUATION_BATCH, n)
-        totals = np.zeros(2 + len(self.metrics))
+        totals = np.zeros(2 + len(self._additive))
+        outputs = None
         for batch, batches, first in ((size, n // size, 0), (n % size, 1, n - n % size)):
             if not batch:
                 continue
             step = self._step(data, batch, False)
             step.check_labels(data[1])
-            _, sums, _, error = step.run(batches, None, first, None, self.seed, 0, self._threads(step))
-            if error is not None:
-                raise error
-            totals += sums
-        return self._values(totals, n)
+            sums, each = None, 1 if self._epochal else batches
+            for begin in range(first, first + batches * batch, each * batch):
+                some = None if rows is None else rows[begin:]
+                _, sums, _, error = step.run(
+                    each, some, begin, None, self.seed, 0, self._threads(step), sums, interrupt
+                )
+                if error is not None:
+                    raise error
+                if self._epochal:
+                    found = step.prediction
+                    if found.shape[:1] != (batch,):
+                        raise ValueError(f"metrics need one prediction a sample, the model gives {found.shape}")
+                    outputs = np.empty((n, *found.shape[1:]), np.float32) if outputs is None else outputs
+                    outputs[begin : begin + batch] = found
+            totals[:2] += sums[:2]
+            totals[2:] += np.array(sums[2:]) * batch
+        return self._values(totals, n) | self._whole(outputs, data[1].array if rows is None else data[1].array[rows])
 
     def _values(self, totals: Sequence[float], samples: int) -> dict[str, float]:
-        """Sums over the batches → the values for the whole epoch."""
-        sums = zip(self.metrics, totals[2:], strict=True)
+        """Sums over the batches → loss and additive metrics of the whole epoch."""
+        sums = zip(self._additive, totals[2:], strict=True)
         return {"loss": self._loss(totals), **{name: float(total / samples) for name, total in sums}}
+
+    def _whole(self, outputs: np.ndarray | None, target: np.ndarray) -> dict[str, float]:
+        return {name: metric_functions.value(name, m, outputs, target) for name, m in self._epochal.items()}
+
+    def _epoch_metrics(self, data: list[Source], rows, interrupt: Interrupt) -> dict[str, float]:
+        """Metrics of the training set that need all its predictions: another pass over it, if there are any."""
+        if not self._epochal:
+            return {}
+        found = self._evaluate(data, rows, interrupt)
+        return {name: found[name] for name in self._epochal}
 
     def _loss(self, totals: Sequence[float]) -> float:
         if getattr(self.loss, "reduction", "mean") == "sum":
@@ -318,24 +345,3 @@ class Trainer:
 
     def _threads(self, step) -> int:
         return step.program.threads(self.num_threads or threads.get_num_threads())
-
-
-def _named_metric(metric: str | Callable) -> tuple[str, Callable]:
-    if callable(metric):
-        return getattr(metric, "__name__", "metric"), metric
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric {metric!r}; known: {', '.join(METRICS)}, or a function")
-    return metric, METRICS[metric]
-
-
-def _positive(name: str, value) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, found {value!r}")
-    return int(value)
-
-
-def _epoch_line(epoch: int, epochs: int, iterations: int, values: dict[str, float]) -> str:
-    width = len(str(epochs))
-    shown = [f"{k} {v:.4f}" for k, v in values.items() if k not in ("lr", "samples_per_second")]
-    speed = f"{values['samples_per_second']:,.0f} samples/s"
-    return f"epoch {epoch:>{width}}/{epochs}  {iterations} iterations  {'  '.join(shown)}  {speed}"

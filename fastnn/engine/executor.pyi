@@ -8,6 +8,7 @@ PYTHON_KERNEL: int
 
 class Executor:
     length: int
+    interrupt: Any
     def __init__(
         self, calls: list[tuple[int, Sequence[int], Sequence[int], Sequence[float]]], alive: Any = None
     ) -> None: ...
@@ -31,6 +32,7 @@ class Executor:
         loss: int = 0,
         weight: int = 0,
         sums: Sequence[int] = (),
+        start: Sequence[float] | None = None,
         nthreads: int = 1,
     ) -> tuple[int, list[float], bool, BaseException | None]: ...
     def seconds(

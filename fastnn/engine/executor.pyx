@@ -71,6 +71,9 @@ cdef void look_for_signals(Run *run) noexcept nogil:
     with gil:
         try:
             PyErr_CheckSignals()
+            interrupt = (<Executor>run.owner).interrupt
+            if interrupt is not None and interrupt.requested:
+                raise KeyboardInterrupt
         except BaseException as error:
             (<Executor>run.owner).error = error
             stop(run, INTERRUPTED)
@@ -127,12 +130,6 @@ cdef void run_batches_body(void *arg, int tid, int nthreads) noexcept nogil:
         if tid == 0 and run.loss != NULL:
             if run.rates != NULL and not isfinite(run.loss[0]):
                 stop(run, DIVERGED)
-            else:
-                weight = <double>run.weight[0]
-                run.totals[0] += <double>run.loss[0] * weight
-                run.totals[1] += weight
-                for k in range(run.n_sums):
-                    run.totals[2 + k] += <double>run.sums[k][0]
         if tid == 0 and run.slow:
             look_for_signals(run)
         if not meet(run, &passed, tid, nthreads):
@@ -142,6 +139,13 @@ cdef void run_batches_body(void *arg, int tid, int nthreads) noexcept nogil:
             run.code[k].kernel(&run.code[k], &run.ctx, tid, nthreads)
             meet(run, &passed, tid, nthreads)
         if tid == 0:
+            # Only what is done counts, so that a run that stops here and goes on later adds up to the same bits.
+            if run.loss != NULL:
+                weight = <double>run.weight[0]
+                run.totals[0] += <double>run.loss[0] * weight
+                run.totals[1] += weight
+                for k in range(run.n_sums):
+                    run.totals[2 + k] += <double>run.sums[k][0]
             run.done += 1
             run.slow = now() - started > SLOW
             look_for_signals(run)
@@ -176,6 +180,7 @@ cdef class Executor:
     cdef readonly int64_t length
     cdef object error
     cdef object alive
+    cdef public object interrupt           # an object whose `requested` asks a run to stop, or None
     cdef Run run_state
     cdef bint slow                             # whether iterations are long, as far as known: at first, yes
 
@@ -233,13 +238,13 @@ cdef class Executor:
 
     def run_batches(self, int64_t begin, int64_t update, int64_t end, *, int64_t batch_size, int64_t batches,
                     rows=None, int64_t first_row=0, rates=None, uint64_t seed=0, int64_t step=0,
-                    size_t loss=0, size_t weight=0, sums=(), int nthreads=1):
+                    size_t loss=0, size_t weight=0, sums=(), start=None, int nthreads=1):
         """Run `batches` iterations; returns (iterations done, totals, diverged, error).
 
         rows: int64 array of at least batches·batch_size row numbers, or None for consecutive rows.
         rates: float64 array, the learning rate of each iteration; None where nothing is updated.
         loss, weight, sums: addresses of float results. totals[0] = Σ loss·weight, totals[1] = Σ weight,
-        totals[2:] = Σ of each of sums.
+        totals[2:] = Σ of each of sums; all begin with the values of start, by default 0.
         """
         cdef Run *run = &self.run_state
         cdef const int64_t[::1] row_view
@@ -263,7 +268,7 @@ cdef class Executor:
         for k in range(len(sums)):
             pointers[k] = <const float*><size_t>sums[k]
         for k in range(18):
-            totals[k] = 0.0
+            totals[k] = start[k] if start is not None and k < 2 + len(sums) else 0.0
         run.ctx.seed = seed
         run.ctx.step = step
         run.ctx.first_row = first_row
