@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from . import data, functional, nn, optim
+from . import callbacks, data, functional, metrics, nn, optim, schedules
 from ._lazy import attributes
 from .engine.threads import get_num_threads, set_num_threads
 from .errors import DivergenceError
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "DivergenceError", "History", "SafetensorsError", "Trainer", "data", "export", "functional", "get_num_threads",
-    "info", "load", "load_onnx", "manual_seed", "nn", "optim", "quantization_aware", "quantize", "set_num_threads",
+    "DivergenceError", "History", "SafetensorsError", "Trainer", "callbacks", "data", "export", "functional",
+    "get_num_threads", "info", "load", "load_onnx", "manual_seed", "metrics", "nn", "optim", "quantization_aware",
+    "quantize", "schedules", "set_num_threads",
 ]
 
 __getattr__ = attributes(

@@ -156,6 +156,8 @@ class EarlyStopping(_Monitor):
             self.best, self.best_epoch, self.wait = state["best"], state["best_epoch"], state["wait"]
             arrays = {name[5:]: a for name, a in state.items() if name.startswith("best.")}
             self._parameters = arrays or None
+            # A training that had ended stays ended, unless the patience is greater now.
+            self.trainer.stop_training |= self.wait >= self.patience
 
 
 class ModelCheckpoint(_Monitor):

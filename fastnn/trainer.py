@@ -25,6 +25,7 @@ from .training.interrupt import Interrupt
 if TYPE_CHECKING:
     from .callbacks import Callback
     from .schedules import BatchSizeSchedule, Schedule
+    from .training.diagnose import Diagnosis
     from .tune.lr_finder import LRFinderResult
 
 EVALUATION_BATCH = 256
@@ -211,6 +212,17 @@ class Trainer:
     def evaluate(self, X, y, sample_weight=None) -> dict[str, float]:  # noqa: N803
         """Loss and metrics over all of X and y, in inference mode: {"loss": …, "accuracy": …}."""
         return self._evaluate(self._sources(X, y, sample_weight))
+
+    def diagnose(self, X, y, batch_size: int = 32) -> Diagnosis:  # noqa: N803
+        """What may keep the network from learning, with figures: `print` it, or read its `findings`.
+
+        Looks for unscaled inputs, labels out of range, softmax fed into cross-entropy, dead ReLUs, saturated sigmoids
+        and tanh, and by the ratio of one iteration's update to the weights for rates too low or too high. Nothing
+        is changed.
+        """
+        from .training.diagnose import diagnose
+
+        return diagnose(self, X, y, positive("batch_size", batch_size))
 
     def predict(self, X, batch_size: int = EVALUATION_BATCH) -> np.ndarray:  # noqa: N803
         """The model's output for all of X, `batch_size` rows at a time."""

@@ -7,6 +7,7 @@ a closed pipe with 141, as in a shell. Commands live in modules of their own, im
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from typing import NoReturn
@@ -17,6 +18,7 @@ TRAIN_EXAMPLE = """\
 examples:
   fastnn train                                    the bundled digits, in a few seconds
   fastnn train --data wine.csv --target quality --task regression --epochs 100
+  fastnn train --lr auto --schedule one_cycle --early-stopping 5 --resume run.safetensors --plot out.png
   fastnn train --data mnist/ --hidden 512,256 --batch-size 128 --output mnist.safetensors
 
 data: a CSV file with a header, an .npz file with arrays X and y, or a folder of MNIST-style
@@ -41,6 +43,27 @@ examples:
 
 Standardisation that train did becomes part of the first and the last layer: the C function takes
 the features as they are in the data file. --int8 takes the ranges of the activations from --data.
+"""
+
+EVALUATE_EXAMPLE = """\
+examples:
+  fastnn evaluate digits.safetensors              the digits that train held out
+  fastnn evaluate wine.safetensors --data new.csv --target quality
+
+Prints accuracy, a report for each class and the confusion matrix; for regression R2, RMSE and MAE. All samples of
+the file count, also those that the model was trained on; of a folder with t10k files, those do.
+"""
+
+FIND_LR_EXAMPLE = """\
+examples:
+  fastnn find-lr --plot lr.png                    one run whose rate grows until the loss diverges
+  fastnn find-lr --rates 0.001,0.01,0.1           a short run for each rate: too low, good, too high
+"""
+
+INFO_EXAMPLE = """\
+examples:
+  fastnn info                                     version, instruction set, threads
+  fastnn info digits.safetensors                  what is in the file
 """
 
 
@@ -73,7 +96,9 @@ def build_parser() -> Parser:
     options.add_train(add("train", "train a network on a data file, or on the bundled digits", TRAIN_EXAMPLE))
     options.add_predict(add("predict", "apply a trained model to a data file", PREDICT_EXAMPLE))
     options.add_export(add("export", "write a trained model for other programs", EXPORT_EXAMPLE))
-    add("info", "tell the version, the instruction set and the threads", "example: fastnn info")
+    options.add_evaluate(add("evaluate", "test a trained model on a data file with targets", EVALUATE_EXAMPLE))
+    options.add_find_lr(add("find-lr", "try learning rates and suggest one", FIND_LR_EXAMPLE))
+    options.add_info(add("info", "describe this installation, or a model file", INFO_EXAMPLE))
     # Its own parser takes over, see main(): listed here for --help.
     add("bench", "compare the speed with NumPy and other libraries here", "example: fastnn bench")
     add("footprint", "size on disk, import time and memory, beside other libraries here", "example: fastnn footprint")
@@ -91,27 +116,9 @@ def run(argv: list[str]) -> int:
 
         return footprint.main(argv[1:])
     args = build_parser().parse_args(argv)
-    if args.command == "train":
-        from fastnn.cli import train
-
-        return train.run(args)
-    if args.command == "predict":
-        from fastnn.cli import predict
-
-        return predict.run(args)
-    if args.command == "export":
-        from fastnn.cli import export
-
-        return export.run(args)
-    import fastnn
-
-    for name, value in fastnn.info().items():
-        if isinstance(value, dict):
-            value = "".join(f"\n  {key}: {meaning}" for key, meaning in value.items())
-        elif isinstance(value, (list, tuple)):
-            value = ", ".join(map(str, value))
-        print(f"{name}: {value}")
-    return 0
+    # Each command's module is named after it, and is imported when it runs.
+    module = importlib.import_module(f"fastnn.cli.{args.command.replace('-', '_')}")
+    return module.run(args)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -64,7 +64,16 @@ def _widths(text: str) -> list[int]:
     return [_integer(1)(width.strip()) for width in text.split(",")]
 
 
-def add_train(parser: argparse.ArgumentParser) -> None:
+def _rate_or_auto(text: str) -> float | str:
+    return text if text == "auto" else _positive(text)
+
+
+def _positives(text: str) -> list[float]:
+    return [_positive(rate.strip()) for rate in text.split(",")]
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    """What train and find-lr have in common."""
     add = parser.add_argument
     add("--data", type=Path, metavar="FILE", help="what to learn from (default: the bundled digits)")
     add("--target", metavar="COLUMN", help="column to predict, for CSV")
@@ -88,12 +97,27 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         metavar="P",
         help="probability of dropping a hidden unit's output in training (default: 0.2)",
     )
-    add("--epochs", type=_integer(1), default=20, metavar="N", help="passes over the data (default: 20)")
     add("--batch-size", type=_integer(1), default=32, metavar="N", help="samples per iteration (default: 32)")
-    add("--lr", type=_positive, default=1e-3, metavar="RATE", help="learning rate (default: 0.001)")
     add("--optimizer", default="adam", metavar="NAME", help="sgd, adamw, rmsprop, ... (default: adam)")
     add("--seed", type=_integer(0), default=0, metavar="N", help="of weights, order and dropout (default: 0)")
     add("--threads", type=_integer(1), metavar="N", help="default: FASTNN_NUM_THREADS, else what is allowed")
+    add("--plot", type=Path, metavar="FILE", help="picture to write, such as out.png; needs matplotlib")
+
+
+def add_train(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    _add_network(parser)
+    add("--epochs", type=_integer(1), default=20, metavar="N", help="passes over the data (default: 20)")
+    add("--lr", type=_rate_or_auto, default=1e-3, metavar="RATE", help="learning rate, or auto (default: 0.001)")
+    add("--schedule", default="constant", metavar="NAME", help="constant, cosine, one_cycle, plateau, ... (default: constant)")
+    add(
+        "--early-stopping", type=_integer(1), metavar="N",
+        help="stop after N epochs without a better validation loss, and keep the best parameters",
+    )
+    add(
+        "--resume", type=Path, metavar="FILE",
+        help="checkpoint written after each epoch; if it is there already, the training goes on from it",
+    )
     add(
         "--output",
         type=Path,
@@ -126,16 +150,36 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, metavar="FILE", help="calibration samples for --int8 (default: the bundled digits)")
 
 
-def check_output(path: Path, *inputs: Path | None) -> None:
+def add_find_lr(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    _add_network(parser)
+    add("--start", type=_positive, default=1e-7, metavar="RATE", help="first rate (default: 1e-7)")
+    add("--end", type=_positive, default=10.0, metavar="RATE", help="last rate (default: 10)")
+    add("--iterations", type=_integer(1), default=100, metavar="N", help="of the run, or of each rate (default: 100)")
+    add("--rates", type=_positives, metavar="R,R,...", help="a table of these rates instead, such as 0.001,0.01,0.1")
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="model file written by train")
+    add("--data", type=Path, metavar="FILE", help="samples with targets (default: the held-out part of the digits)")
+    add("--target", metavar="COLUMN", help="column of the target, for CSV")
+
+
+def add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, nargs="?", metavar="MODEL", help="a safetensors file to describe")
+
+
+def check_output(path: Path, *inputs: Path | None, option: str = "--output") -> None:
     """Make sure, before any work, that `path` can be written and is none of the inputs."""
     if path.exists() and not path.is_file():
-        raise UsageError(f"--output {path}: not a regular file")
+        raise UsageError(f"{option} {path}: not a regular file")
     if not path.parent.is_dir():
-        raise UsageError(f"--output {path}: no such folder: {path.parent}")
+        raise UsageError(f"{option} {path}: no such folder: {path.parent}")
     if path.exists() and any(source and source.exists() and path.samefile(source) for source in inputs):
-        raise UsageError(f"--output {path}: would overwrite the input")
+        raise UsageError(f"{option} {path}: would overwrite the input")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise UsageError(f"--output {path}: cannot write to this folder: {error.strerror}") from None
+        raise UsageError(f"{option} {path}: cannot write to this folder: {error.strerror}") from None

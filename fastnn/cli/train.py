@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 import fastnn
-from fastnn import Trainer, data, datasets, nn, optim
-from fastnn.cli.options import check_output
+from fastnn import Trainer, callbacks, data, datasets, nn, optim, schedules
+from fastnn.cli.options import UsageError, check_output
 from fastnn.cli.predict import predict_outputs
+from fastnn.history import import_figure
 
 SPLIT_SEED = 0  # not --seed: the same samples are held out whatever is tried
 TEST_SIZE, VALIDATION_SIZE = 0.2, 0.1
@@ -32,13 +33,69 @@ def run(args: argparse.Namespace) -> int:
     """Train, test and save as the arguments say. Returns the exit status."""
     output = args.output or Path(f"{args.data.resolve().stem if args.data else 'digits'}.safetensors")
     check_output(output, args.data)
-    nn.activation(args.activation)
-    optimizer = optim.optimizer(args.optimizer, lr=args.lr)
+    if args.resume:
+        check_output(args.resume, args.data, output, option="--resume")
+        if args.resume.resolve() == output.resolve():
+            raise UsageError(f"--resume {args.resume}: is the model file to write; name another")
+    check_plot(args)
+    schedule = None if args.schedule == "constant" else schedules.schedule(args.schedule)
+    trainer, parts, source, preprocessing = prepared(args, 1e-3 if args.lr == "auto" else args.lr)
+    train, validation, test = parts
+    model = trainer.model
+    _describe(args, source, model, trainer, train, validation, test)
+    resume = args.resume if args.resume and args.resume.exists() else None
+    watchers = [callbacks.EarlyStopping(patience=args.early_stopping)] if args.early_stopping else []
+    watchers += [callbacks.ModelCheckpoint(_escaped(args.resume))] if args.resume else []
+    try:
+        history = trainer.fit(
+            train.X,
+            train.y,
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            validation_data=(validation.X, validation.y),
+            callbacks=watchers,
+            schedule=schedule,
+            lr="auto" if args.lr == "auto" and resume is None else None,
+            resume=resume,
+        )
+        interrupted = history.interrupted
+    except KeyboardInterrupt:  # as fit began or returned
+        interrupted, history = True, None
+    if not interrupted:
+        if args.lr == "auto":
+            print(f"learning rate found: {trainer.optimizer.lr:.3g}")
+        print(_test_line(trainer, model, test, preprocessing))
+    if history is not None and history.epochs and args.plot:
+        history.plot(args.plot)
+    model.save(output, metadata=preprocessing.to_metadata())
+    print(f"{'interrupted: the model so far is saved in' if interrupted else 'saved'} {output}")
+    return 130 if interrupted else 0
 
+
+def _escaped(path: Path) -> str:
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def check_plot(args: argparse.Namespace) -> None:
+    """Make sure, before any work, that a picture can be drawn and written."""
+    if args.plot:
+        check_output(args.plot, args.data, option="--plot")
+        try:
+            supported = import_figure()().canvas.get_supported_filetypes()
+        except ImportError as error:
+            raise UsageError(f"--plot {args.plot}: {error}") from None
+        if args.plot.suffix.lstrip(".").lower() not in supported:
+            raise UsageError(f"--plot {args.plot}: the name must end in one of {', '.join(sorted(supported))}")
+
+
+def prepared(args: argparse.Namespace, lr: float) -> tuple[Trainer, tuple[Part, Part, Part], data.Dataset, data.Preprocessing]:
+    """Trainer and data as the options say."""
+    nn.activation(args.activation)
+    optimizer = optim.optimizer(args.optimizer, lr=lr)
     source = data.read(args.data, args.target, args.task) if args.data else _digits(args)
-    train, validation, test, preprocessing = prepare(source, args.task is not None)
+    *parts, preprocessing = prepare(source, args.task is not None)
     fastnn.manual_seed(args.seed)
-    model = build_model(args, train.X.shape[1], len(source.classes) or train.y.shape[1])
+    model = build_model(args, parts[0].X.shape[1], len(source.classes) or parts[0].y.shape[1])
     classify = source.task == "classification"
     trainer = Trainer(
         model,
@@ -48,22 +105,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         num_threads=args.threads,
     )
-    _describe(args, source, model, trainer, train, validation, test)
-    try:
-        interrupted = trainer.fit(
-            train.X,
-            train.y,
-            epochs=args.epochs,
-            batch_size=args.batch_size,
-            validation_data=(validation.X, validation.y),
-        ).interrupted
-    except KeyboardInterrupt:  # as fit began or returned
-        interrupted = True
-    if not interrupted:
-        print(_test_line(trainer, model, test, preprocessing))
-    model.save(output, metadata=preprocessing.to_metadata())
-    print(f"{'interrupted: the model so far is saved in' if interrupted else 'saved'} {output}")
-    return 130 if interrupted else 0
+    return trainer, tuple(parts), source, preprocessing
 
 
 def _digits(args: argparse.Namespace) -> data.Dataset:
@@ -148,7 +190,8 @@ def _describe(
         f"iterations: {len(train)} samples in batches of {args.batch_size} = {iterations} per epoch{last}, "
         f"{iterations * args.epochs} in {args.epochs} epoch(s)"
     )
-    print(f"optimizer: {args.optimizer}, learning rate {args.lr:g}, seed {args.seed}")
+    rate = args.lr if args.lr == "auto" else f"{args.lr:g}"
+    print(f"optimizer: {args.optimizer}, learning rate {rate}, schedule {args.schedule}, seed {args.seed}")
 
 
 def _bytes(n: int) -> str:

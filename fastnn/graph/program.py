@@ -220,6 +220,11 @@ def _cost(kernel: str, sizes: tuple) -> float:
     return 8.0 * max(sizes, default=0)
 
 
+def product_flops(node: Tensor) -> float:
+    """Floating-point operations of the products that a node is lowered to; 0 if there are none."""
+    return sum(_cost(instr.kernel, instr.sizes) for instr in _lower(node) if instr.kernel == "gemm")
+
+
 class _PythonCall:
     """Calls a user's NumPy function on the arrays of its node and stores the results."""
 

@@ -11,7 +11,15 @@ if TYPE_CHECKING:
 
 
 def summary(model: Module, input_shape: tuple[int, ...]) -> str:
-    """Layers, output shapes and parameter counts; input_shape includes the batch."""
+    """Layers, output shapes, parameter counts and FLOPs; below, the memory. input_shape includes the batch.
+
+    FLOPs are of one forward pass in inference: two for each multiplication and addition of a product, one for each
+    element of all other results. A training iteration needs about three times as many.
+    """
+    from ..graph.compile import Compiled
+    from ..graph.graph import Graph
+    from ..graph.tensor import Out
+
     shapes: dict[str, tuple[int, ...]] = {}
     leaves = [(name, module) for name, module in model.named_modules() if not module._modules]
 
@@ -34,13 +42,32 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> str:
         for _, module in leaves:
             del module.__dict__["forward"]
 
-    rows = [("layer", "output shape", "parameters")]
+    flops: dict[str, float] = {}
+    for node in Graph([output]).nodes:
+        flops[node.layer] = flops.get(node.layer, 0.0) + _flops(node)
+    rows = [("layer", "output shape", "parameters", "FLOPs")]
     for name, module in leaves:
         count = sum(p.size for p in module._parameters.values())
         text = f"{name or 'model'} {type(module).__name__}({module.extra_repr()})"
-        rows.append((text, str(tuple(shapes.get(name, ()))), f"{count:,}"))
-    rows.append(("total", str(tuple(output.shape)), f"{model.num_parameters():,}"))
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
+        rows.append((text, str(tuple(shapes.get(name, ()))), f"{count:,}", f"{flops.get(name, 0):,.0f}"))
+    total = sum(flops.values())
+    rows.append(("total", str(tuple(output.shape)), f"{model.num_parameters():,}", f"{total:,.0f}"))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
     rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    spec = Out(tuple(input_shape), INT if model.takes_integers() else FLOAT)
+    memory = Compiled(model, [spec], model.arena()).program.memory
+    parameters = 4 * model.num_parameters()
+    work = memory["total"] - memory.get("parameters", 0)
+    return "\n".join([
+        lines[0], rule, *lines[1:-1], rule, lines[-1],
+        f"memory for inference: parameters {parameters:,} bytes, activations and constants {work:,} bytes",
+    ])
+
+
+def _flops(node) -> float:
+    if not node.inputs or node.op in ("reshape", "transpose", "item", "copy", "dropout"):
+        return 0.0
+    from ..graph.program import product_flops
+
+    return product_flops(node) or float(node.size)

@@ -34,7 +34,9 @@ SHARE = 0.05                # of the best improvement in the table: below it a r
 class LRFinderResult:
     """lrs, losses: what was tried and the loss before each update; smoothed: bias-corrected decaying mean.
 
-    suggestion: the valley, or None where `reason` says why there is none. suggestions: all by name:
+    suggestion: minimum, or None where `reason` says why there is none. On the digits, with five optimizers, eight
+    epochs at minimum came within 5 % of the best of six powers of ten, at valley (whose descent begins in the noise
+    of rates that do nothing) up to 80 % short of it. suggestions: by fastai's names:
         valley      the middle of the longest descent
         steep       where the smoothed loss falls fastest with the logarithm of the rate
         minimum     a tenth of the rate of the lowest smoothed loss
@@ -184,7 +186,7 @@ def _suggest(result: LRFinderResult) -> None:
         "steep": float(lrs[slopes.argmin()]),
         "minimum": float(lrs[losses.argmin()] / 10),
     }
-    result.suggestion = result.suggestions["valley"]
+    result.suggestion = result.suggestions["minimum"]
 
 
 def _longest_descent(losses: np.ndarray) -> tuple[int, int]:
@@ -204,9 +206,11 @@ def table(
 ) -> LRFinderResult:
     """One short run from the same start for each rate, on the same batches.
 
-    first, last: means of the first and last tenth of the losses. The rule: a rate is "too high" if the loss became
-    infinite, or its last is above its first; "too low" if the loss fell by less than 5 % of the most that any of
-    these rates achieved; else "good". The suggestion is the good rate with the lowest last loss.
+    first, last: means of the first and last tenth of the losses; start: the first of the smallest rate. The rule: the
+    best rate is the one with the lowest last loss, if that is below start. A rate is "too high" if its loss became
+    infinite, or first or last are more than a fifth above start, or if it is above the best rate and its loss fell by
+    less than 5 % of what the best achieved; "too low" if the latter holds below the best rate; else "good". The
+    suggestion is the best rate.
     """
     if not len(rates):
         raise ValueError("rates must name at least one learning rate")
@@ -222,11 +226,13 @@ def table(
             rows.append({"lr": lr, "first": first, "last": last})
             kept.rewind()
     start = rows[int(np.argmin(lrs))]["first"]              # the least disturbed by the first updates
-    falls = [start - r["last"] for r in rows]
-    best = max((f for f in falls if math.isfinite(f)), default=0.0)
+    falls = [start - r["last"] if math.isfinite(r["last"]) else -math.inf for r in rows]
+    best = int(np.argmax(falls))
     for r, fall in zip(rows, falls, strict=True):
-        high = not math.isfinite(fall) or r["last"] > max(r["first"], start)
-        r["verdict"] = "too high" if high else "too low" if fall <= SHARE * best or best <= 0 else "good"
+        wild = not max(r["first"], r["last"]) - start <= 0.2 * abs(start)
+        poor = fall <= SHARE * max(falls[best], 0.0)
+        above = poor and falls[best] > 0 and r["lr"] > lrs[best]
+        r["verdict"] = "too high" if wild or above else "too low" if poor else "good"
     good = [r for r in rows if r["verdict"] == "good"]
     result = LRFinderResult(lrs, [r["last"] for r in rows], rows=rows)
     if good:
