@@ -31,13 +31,15 @@ def run(args: argparse.Namespace) -> int:
         raise data.DataError(
             f"{source.source}: {source.X.shape[1]} features, the model was trained on {len(names)}"
         )
-    print(f"{source.source}: {len(source.X)} samples")
     outputs = predict_outputs(model, preprocessing.features.transform(source.X))
+    heading = f"{source.source}: {len(source.X)} samples"
     if preprocessing.target is None:
-        print(report(outputs, _classes(source, preprocessing.classes), preprocessing.classes))
+        true = _classes(source, preprocessing.classes)
+        print(heading, report(outputs, true, preprocessing.classes), sep="\n")
         return 0
     if source.y.shape[1] != outputs.shape[1]:
         raise data.DataError(f"{source.source}: {source.y.shape[1]} targets, the model predicts {outputs.shape[1]}")
+    print(heading)
     predicted = preprocessing.target.inverse(outputs)
     for name, metric in (("R2", metrics.r2), ("RMSE", metrics.rmse), ("MAE", metrics.mae)):
         print(f"{name} {metric(predicted, source.y):.6g}")
