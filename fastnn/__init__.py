@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from . import callbacks, data, functional, metrics, nn, optim, schedules
+from . import data, functional, metrics, nn, optim
 from ._lazy import attributes
 from .engine.threads import get_num_threads, set_num_threads
 from .errors import DivergenceError
@@ -14,7 +14,7 @@ from .rng import manual_seed
 from .trainer import Trainer
 
 if TYPE_CHECKING:
-    from . import export
+    from . import callbacks, export, schedules
     from .io.onnx import load_onnx
     from .io.safetensors import SafetensorsError
     from .quantization import quantization_aware, quantize
@@ -31,10 +31,12 @@ __getattr__ = attributes(
     globals(),
     {
         "SafetensorsError": ".io.safetensors",
+        "callbacks": ".callbacks",
         "export": ".export",
         "load_onnx": ".io.onnx",
         "quantization_aware": ".quantization",
         "quantize": ".quantization",
+        "schedules": ".schedules",
     },
 )
 

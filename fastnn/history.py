@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 
 
 class History:
@@ -36,6 +35,8 @@ class History:
 
     def to_csv(self, path) -> None:
         """One line an epoch, counted from 1, one column a quantity."""
+        import csv
+
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["epoch", *self.history])

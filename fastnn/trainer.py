@@ -18,7 +18,6 @@ from .nn.losses import Loss
 from .nn.module import Module
 from .optim import SGD, Optimizer
 from .step import Memory, compile_step
-from .training.fit import prepare
 from .training.inputs import positive, sources
 from .training.interrupt import Interrupt
 
@@ -119,6 +118,8 @@ class Trainer:
         Raises ValueError or TypeError before anything is trained if data or hyperparameters are wrong, and
         DivergenceError if the loss becomes NaN; then the parameters are those of the last good epoch.
         """
+        from .training.fit import prepare               # with callbacks and schedules, which import fastnn leaves alone
+
         history = History()
         try:
             with Interrupt() as interrupt:

@@ -94,7 +94,8 @@ def test_targets_that_do_not_fit_the_loss(loss, y, words):
 def test_metric_that_returns_no_number():
     model = mlp()
     trainer = Trainer(model, nn.MSELoss(), metrics=[lambda p, t: p])
-    refused(ValueError, ["metric", "float"], lambda: trainer.fit(X, Y, verbose=0), model)
+    with pytest.raises(ValueError, match="metric.*float|metric.*number"):
+        trainer.fit(X, Y, verbose=0)
 
 
 @pytest.mark.parametrize("array", [X.astype(complex), X.astype(str), X.astype(object), X.astype("datetime64[s]")])
