@@ -67,7 +67,8 @@ class Exported:
         self.folder, self.header, self.source = folder, folder / "net.h", folder / "net.c"
         self.text = self.header.read_text()
         self.code = self.source.read_text()
-        self.input_type, self.output_type = re.search(r"net\(const (\w+) input\[\w+\], (\w+) output", self.text).groups()
+        prototype = re.search(r"net\(const (\w+) input\[\w+\], (\w+) output", self.text)
+        self.input_type, self.output_type = prototype.groups()
         self.types = [f"-DINPUT_TYPE={self.input_type}", f"-DOUTPUT_TYPE={self.output_type}"]
         self.libraries = ["-lm"] if "<math.h>" in self.code else []
 
@@ -88,7 +89,8 @@ class Exported:
         """Outputs of every sample (or batch of samples) of x."""
         main, program = self.folder / "main.c", self.folder / f"main-{compiler}{''.join(flags)}"
         main.write_text(HOST)
-        run([tool(compiler), "-std=c99", *flags, *WARNINGS, *self.types, main, self.source, "-o", program, *self.libraries])
+        options = ["-std=c99", *flags, *WARNINGS, *self.types]
+        run([tool(compiler), *options, main, self.source, "-o", program, *self.libraries])
         return self._outputs(run([program], input=x.astype(DTYPES[self.input_type]).tobytes()), len(x))
 
     def on_board(self, x: np.ndarray, board: str, flash: int = 1 << 21, ram: int = 1 << 20):

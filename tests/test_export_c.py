@@ -281,7 +281,8 @@ def test_the_command_takes_features_as_they_are_in_the_file(tmp_path, monkeypatc
     X = rng.normal([5, -300, 0.01], [1, 50, 0.002], (200, 3))
     rows = [f"{a:.17g},{b:.17g},{c:.17g},{7 * a - b / 10 + 1000 * c:.17g}" for a, b, c in X]
     (tmp_path / "data.csv").write_text("\n".join(["a,b,c,target", *rows]))
-    assert command("train", "--data", "data.csv", "--task", "regression", "--target", "target", "--epochs", 3, "--hidden", "8") == 0
+    options = ["--task", "regression", "--target", "target", "--epochs", 3, "--hidden", 8]
+    assert command("train", "--data", "data.csv", *options) == 0
     assert command("export", "data.safetensors", "--to", "c", "--name", "net") == 0
     assert command("predict", "data.safetensors", "--data", "data.csv", "--output", "out.csv") == 0
     expected = np.loadtxt(tmp_path / "out.csv", skiprows=1)

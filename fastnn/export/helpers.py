@@ -19,7 +19,8 @@ _UNARY = {
     "softplus": ("", "return ((x > 0.0f) ? x : 0.0f) + log1pf(expf((x < 0.0f) ? x : -x));"),
     "hardswish": (
         "",
-        "float t = x + 3.0f;\n    t = (t < 0.0f) ? 0.0f : t;\n    t = (t > 6.0f) ? 6.0f : t;\n    return (x * t) / 6.0f;",
+        "float t = x + 3.0f;\n    t = (t < 0.0f) ? 0.0f : t;\n    t = (t > 6.0f) ? 6.0f : t;\n"
+        "    return (x * t) / 6.0f;",
     ),
     "absolute": ("", "return (x < 0.0f) ? -x : x;"),
     "sign": ("", "return (x > 0.0f) ? 1.0f : ((x < 0.0f) ? -1.0f : x);"),

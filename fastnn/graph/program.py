@@ -217,6 +217,9 @@ def _cost(kernel: str, sizes: tuple) -> float:
     if kernel == "gemm":
         m, n, k, batch = sizes[0], sizes[1], sizes[2], sizes[8]
         return 2.0 * m * n * k * batch
+    if kernel == "quantized_linear":
+        m, n, k = sizes[:3]
+        return 1.0 * m * n * k
     return 8.0 * max(sizes, default=0)
 
 
