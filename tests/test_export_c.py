@@ -251,7 +251,15 @@ def test_numpy_op_is_refused_by_layer(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["9x", "a-b", "", "while", "class", "relu", "a__b", "ü", 3, "input"])
+def test_layer_names_cannot_leave_their_comment(tmp_path):
+    model = nn.Sequential(nn.Linear(2, 2))
+    setattr(model, "*/ evil(); /*", nn.Tanh())
+    exported = Exported.of(model, (2,), tmp_path)
+    assert "evil();" not in exported.code
+    np.testing.assert_allclose(exported.on_host(np.ones((1, 2), np.float32), "gcc"), model(np.ones((1, 2))), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["9x", "a-b", "", "while", "class", "relu", "a__b", "ü", 3, "input", "exp", "memcpy"])
 def test_names_that_c_does_not_take(tmp_path, name):
     with pytest.raises(ValueError, match="name"):
         c99(nn.Linear(2, 2), name, (2,), tmp_path)

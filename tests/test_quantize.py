@@ -232,6 +232,17 @@ def test_tables_in_c(tmp_path, name):
     np.testing.assert_array_equal(reals(q[-1], found), q(NORMAL))
 
 
+def test_images_and_nested_models(tmp_path):
+    fastnn.manual_seed(0)
+    inner = nn.Sequential(nn.Linear(12, 8), nn.Dropout(0.5), nn.ReLU())
+    model = nn.Sequential(nn.Flatten(), nn.Identity(), inner, nn.Linear(8, 3))
+    X = np.random.default_rng(0).normal(size=(90, 3, 4)).astype(np.float32)
+    q = fastnn.quantize(model, X)
+    assert q[2].relu and np.abs(q(X) - model(X)).max() < 0.03 * np.ptp(model(X))
+    found = Exported.of(q, (3, 4), tmp_path).on_host(integers(q[0], X), "gcc")
+    np.testing.assert_array_equal(reals(q[-1], found), q(X))
+
+
 class Mixed(nn.Module):
     """Integers in the middle, float at both ends."""
 

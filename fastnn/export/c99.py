@@ -9,6 +9,7 @@ The source also compiles as C++17, the header as any C++.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -122,10 +123,10 @@ def _declares(lines: list[str]) -> bool:
 def _title(node: Tensor) -> str:
     shapes = ", ".join("x".join(map(str, x.shape)) or "scalar" for x in node.inputs)
     kind = node.attrs.get("kind") or node.attrs.get("act") or ""
-    layer = identifier(node.layer) if node.layer else ""
-    where = f"layer {node.layer}: " if layer else ""
+    layer = re.sub(r"[^A-Za-z0-9_.]", "?", node.layer)
+    where = f"layer {layer}: " if layer else ""
     to = "x".join(map(str, node.shape)) or "scalar"
-    return f"{where}{node.op}{f' ({kind})' if kind else ''} {shapes} -> {to}".encode("ascii", "replace").decode()
+    return f"{where}{node.op}{f' ({kind})' if kind else ''} {shapes} -> {to}"
 
 
 def _arguments(net: Network, name: str, inputs: list[str], outputs: list[str]) -> list[str]:

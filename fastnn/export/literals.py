@@ -18,7 +18,14 @@ RESERVED = frozenset(
     for friend goto if inline int long main mutable namespace new noexcept not not_eq nullptr operator or or_eq
     private protected public register reinterpret_cast restrict return short signed sizeof static static_assert
     static_cast struct switch template this thread_local throw true try typedef typeid typename union unsigned
-    using virtual void volatile wchar_t while xor xor_eq input output work""".split()
+    using virtual void volatile wchar_t while xor xor_eq input output work main""".split()
+)
+# Library functions that compilers know by name, whatever is included.
+_LIBRARY = re.compile(
+    r"(?:a?(?:sin|cos|tan)h?|atan2|exp|exp2|expm1|log|log10|log1p|log2|logb|pow|sqrt|cbrt|hypot|erfc?|[lt]gamma|floor|"
+    r"ceil|round|rint|nearbyint|trunc|fabs|fmod|fma|fmax|fmin|frexp|ldexp|modf|remainder)[fl]?"
+    r"|abs|abort|exit|free|malloc|calloc|realloc|mem[a-z]+|str[a-z]+|[a-z]*printf|[a-z]*scanf|f?put[cs]|f?get[cs]|to[a-z]+"
+    r"|is[a-z]+"
 )
 
 
@@ -26,7 +33,7 @@ def check_name(name: str) -> str:
     """ValueError unless `name` can be a function, a file and a macro prefix in C and C++."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,50}", name) or "__" in name:
         raise ValueError(f"name must be a C identifier (a letter, then letters, digits and single _), found {name!r}")
-    if name.lower() in RESERVED or name.endswith("_"):
+    if name.lower() in RESERVED or name.endswith("_") or _LIBRARY.fullmatch(name):
         raise ValueError(f"name {name!r} is taken by C, C++ or the generated code; choose another")
     return name
 
