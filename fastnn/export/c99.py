@@ -17,6 +17,7 @@ import numpy as np
 
 from ..graph.plan import bytes_of
 from ..graph.tensor import BYTES, FLOAT, INT, Out, Tensor
+from ..io._atomic import atomic_write
 from ..nn.module import Module
 from .helpers import HELPERS, needed, needs_math
 from .literals import C_TYPE, FIELD, check_name, identifier, table
@@ -57,7 +58,8 @@ def c99(
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / f"{name}.h", folder / f"{name}.c"
     for path, text in zip(paths, (header, source), strict=True):
-        path.write_text(text, encoding="ascii")
+        with atomic_write(path) as file:
+            file.write(text.encode("ascii"))
     return paths
 
 
