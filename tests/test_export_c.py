@@ -259,6 +259,20 @@ def test_layer_names_cannot_leave_their_comment(tmp_path):
     np.testing.assert_allclose(exported.on_host(np.ones((1, 2), np.float32), "gcc"), model(np.ones((1, 2))), rtol=1e-5)
 
 
+def test_an_input_that_is_not_used(tmp_path):
+    class Second(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.input0 = nn.ReLU()                      # a name that must not count as a use
+
+        def forward(self, a, b):
+            return self.input0(b)
+
+    _, source = c99(Second(), "second", [(2,), (3,)], tmp_path)
+    assert "(void)input0;" in source.read_text() and "(void)input1;" not in source.read_text()
+    run([tool("gcc"), "-std=c99", *WARNINGS, "-c", source, "-o", tmp_path / "second.o"])
+
+
 @pytest.mark.parametrize("name", ["9x", "a-b", "", "while", "class", "relu", "a__b", "ü", 3, "input", "exp", "memcpy"])
 def test_names_that_c_does_not_take(tmp_path, name):
     with pytest.raises(ValueError, match="name"):
@@ -270,6 +284,8 @@ def test_shapes_that_do_not_fit(tmp_path):
         c99(nn.Sequential(nn.Linear(3, 2)), "net", (4,), tmp_path)
     with pytest.raises(ValueError, match="input_shape must hold positive integers"):
         c99(nn.Linear(3, 2), "net", (-1, 3), tmp_path)
+    with pytest.raises(TypeError, match="input_shape must be a tuple of integers"):
+        c99(nn.Linear(3, 2), "net", 3, tmp_path)
     with pytest.raises(ValueError, match="batch_size"):
         c99(nn.Linear(3, 2), "net", (3,), tmp_path, batch_size=0)
     with pytest.raises(TypeError, match="model must be a fastnn module"):

@@ -64,6 +64,8 @@ def c99(
 
 
 def _shapes(input_shape) -> list[tuple[int, ...]]:
+    if not isinstance(input_shape, Sequence):
+        raise TypeError(f"input_shape must be a tuple of integers, such as (64,), found {input_shape!r}")
     many = [input_shape] if all(isinstance(n, (int, np.integer)) for n in input_shape) else list(input_shape)
     shapes = []
     for shape in many:
@@ -87,7 +89,8 @@ def render(net: Network, name: str) -> tuple[str, str]:
             body += ["", f"/* {title} */"] if body else [f"/* {title} */"]
             body += ["{", *(f"    {line}" for line in lines), "}"] if _declares(lines) else lines
     code = "\n".join(f"    {line}" if line else "" for line in body)
-    unused = [argument for argument in [*inputs, *(["work"] if net.work else [])] if argument not in code]
+    statements = "\n".join(line for line in body if not line.startswith("/*"))
+    unused = [argument for argument in inputs if not re.search(rf"\b{argument}\b", statements)]
     code = "\n".join([*(f"    (void){argument};" for argument in unused), code])
     helpers = needed(code)
     functions = "\n".join(HELPERS[helper] for helper in helpers)

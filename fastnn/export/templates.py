@@ -151,17 +151,13 @@ def argmax(w: Writer, node: Tensor) -> Lines:
     n = x.shape[-1]
     rows = x.size // n
     i = "0" if rows == 1 else "i"
-    better = f"{w.at(x, (i, n), ('j', 1))} > {_name_at(w, x, i, n, 'best')}"
+    better = f"{w.at(x, (i, n), ('j', 1))} > {w.at(x, (i, n), ('best', 1))}"
     body = [
         "int32_t best = 0;",
         *loops([("j", n)], [f"best = ({better}) ? j : best;"]),
         f"{w.at(node, (i, 1))} = (int64_t)best;",
     ]
     return loops([(i, rows)], body)
-
-
-def _name_at(w: Writer, x: Tensor, i: str, n: int, column: str) -> str:
-    return w.at(x, (i, n), (column, 1))
 
 
 def reduce(w: Writer, node: Tensor) -> Lines:
