@@ -46,7 +46,7 @@ def kernel_seconds(model) -> float:
 def test_latency(benchmark, tmp_path, capsys, name, batch):
     model = network(NETWORKS[name])
     x = np.random.default_rng(0).random((batch, NETWORKS[name][0]), dtype=np.float32)
-    model.export_onnx(tmp_path / "model.onnx", x.shape)
+    model.export_onnx(tmp_path / "model.onnx", x.shape[1:])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), options, providers=["CPUExecutionProvider"])

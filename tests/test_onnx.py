@@ -2,14 +2,18 @@
 
 import copy
 import pickle
+import sys
 import warnings
 
 import numpy as np
 import pytest
+from c_export import Exported
 
 import fastnn
+import fastnn.datasets
 from fastnn import functional as F
 from fastnn import nn
+from fastnn.cli import main
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -28,7 +32,7 @@ def run(path, *inputs):
 
 def check_round_trip(model, path, shape, batches=(1, 2, 7), low=-2.0, high=2.0):
     """Export; compare fastnn, onnxruntime and the model read back, for several batch sizes."""
-    model.export_onnx(path, shape)
+    model.export_onnx(path, shape[1:])
     document = onnx.load(path)
     onnx.checker.check_model(document, full_check=True)
     assert document.ir_version == 8 and [o.version for o in document.opset_import] == [17]
@@ -167,7 +171,7 @@ def test_two_inputs(tmp_path):
             return self.layer(a) + b
 
     model, path = Pair(), tmp_path / "m.onnx"
-    model.export_onnx(path, [(1, 3), (1, 2)])
+    model.export_onnx(path, [(3,), (2,)])
     a, b = RNG.standard_normal((5, 3)).astype(np.float32), RNG.standard_normal((5, 2)).astype(np.float32)
     np.testing.assert_allclose(run(path, a, b)[0], model(a, b), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(fastnn.load_onnx(path)(a, b), model(a, b), rtol=1e-6)
@@ -176,10 +180,10 @@ def test_two_inputs(tmp_path):
 def test_fixed_batch(tmp_path):
     model = Function(lambda x, w: x * (w * float(x.shape[0])))
     path = tmp_path / "m.onnx"
-    with pytest.raises(ValueError, match="dynamic_batch=False"):
-        model.export_onnx(path, (3, 4, 5))
+    with pytest.raises(ValueError, match="batch_size"):
+        model.export_onnx(path, (4, 5))
     assert not path.exists()
-    model.export_onnx(path, (3, 4, 5), dynamic_batch=False)
+    model.export_onnx(path, (4, 5), batch_size=3)
     x = RNG.standard_normal((3, 4, 5)).astype(np.float32)
     np.testing.assert_allclose(run(path, x)[0], model(x), rtol=1e-6)
     assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
@@ -194,8 +198,8 @@ def test_fixed_batch(tmp_path):
     ],
 )
 def test_a_batch_size_in_the_computation_is_refused(function, tmp_path):
-    with pytest.raises(ValueError, match="dynamic_batch=False"):
-        Function(function).export_onnx(tmp_path / "m.onnx", (4, 4, 5))
+    with pytest.raises(ValueError, match="batch_size"):
+        Function(function).export_onnx(tmp_path / "m.onnx", (4, 5))
 
 
 def test_what_onnx_cannot_say_is_refused_by_layer(tmp_path):
@@ -205,9 +209,11 @@ def test_what_onnx_cannot_say_is_refused_by_layer(tmp_path):
 
     model = nn.Sequential(nn.Linear(3, 3), Own())
     with pytest.raises(ValueError, match=r"layer '1': .*numpy_op"):
-        model.export_onnx(tmp_path / "m.onnx", (1, 3))
+        model.export_onnx(tmp_path / "m.onnx", (3,))
     with pytest.raises(ValueError, match="input_shape"):
         model.export_onnx(tmp_path / "m.onnx", (0, 3))
+    with pytest.raises(ValueError, match="batch_size"):
+        model.export_onnx(tmp_path / "m.onnx", (3,), batch_size=0)
 
 
 # -- reading --------------------------------------------------------------------------------------------------
@@ -363,7 +369,7 @@ def test_names_cannot_hide_methods(tmp_path):
 
 def test_loaded_models_are_copied_saved_and_trained(tmp_path):
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
-    model.export_onnx(tmp_path / "m.onnx", (1, 4))
+    model.export_onnx(tmp_path / "m.onnx", (4,))
     loaded = fastnn.load_onnx(tmp_path / "m.onnx")
     x, y = RNG.standard_normal((30, 4)).astype(np.float32), RNG.integers(0, 3, 30)
     for other in (copy.deepcopy(loaded), pickle.loads(pickle.dumps(loaded))):
@@ -377,7 +383,7 @@ def test_loaded_models_are_copied_saved_and_trained(tmp_path):
     fresh = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
     fresh.load(tmp_path / "m.safetensors")
     np.testing.assert_allclose(fresh(x), loaded(x), rtol=1e-5, atol=1e-6)
-    loaded.export_onnx(tmp_path / "again.onnx", (1, 4))
+    loaded.export_onnx(tmp_path / "again.onnx", (4,))
     np.testing.assert_allclose(run(tmp_path / "again.onnx", x)[0], loaded(x), rtol=1e-5, atol=1e-5)
 
 
@@ -451,3 +457,29 @@ def test_models_from_pytorch(name, dynamic, tmp_path):
     for _ in range(20):
         last = trainer.step(x, labels)
     assert last < first
+
+
+def test_a_model_from_pytorch_exports_to_c(tmp_path):
+    torch = pytest.importorskip("torch")
+    model, shape = torch_models(torch)["mlp"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(model.eval(), torch.randn(1, *shape), str(tmp_path / "m.onnx"), dynamo=False)
+    x = RNG.standard_normal((5, *shape)).astype(np.float32)
+    y = Exported.of(fastnn.load_onnx(tmp_path / "m.onnx"), shape, tmp_path).on_host(x, "gcc", "-O1")
+    np.testing.assert_allclose(y, model(torch.from_numpy(x)).detach().numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--epochs", "1", "--output", "digits.safetensors"]) == 0
+    assert main(["export", "digits.safetensors", "--to", "onnx"]) == 0
+    assert "saved digits.onnx" in capsys.readouterr().out
+    X, y = fastnn.datasets.load_digits()
+    logits = run("digits.onnx", X.astype(np.float32))[0]
+    assert np.mean(logits.argmax(1) == y) > 0.8           # on the pixels as they are, not standardised
+    assert main(["export", "digits.safetensors", "--to", "onnx", "--int8"]) == 2
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    capsys.readouterr()
+    assert main(["export", "digits.safetensors", "--to", "onnx"]) == 2
+    assert "pip install 'fastnn[onnx]'" in capsys.readouterr().err

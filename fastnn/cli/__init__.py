@@ -40,8 +40,9 @@ EXPORT_EXAMPLE = """\
 examples:
   fastnn export digits.safetensors --to c         digits.h and digits.c in this folder
   fastnn export digits.safetensors --to c --int8 --name digits_net --output firmware/
+  fastnn export digits.safetensors --to onnx      digits.onnx, for any batch size
 
-Standardisation that train did becomes part of the first and the last layer: the C function takes
+Standardisation that train did becomes part of the first and the last layer: the exported network takes
 the features as they are in the data file. --int8 takes the ranges of the activations from --data.
 """
 

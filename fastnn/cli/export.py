@@ -1,4 +1,4 @@
-"""`fastnn export`: a model file in, C source out."""
+"""`fastnn export`: a model file in, C source or an ONNX file out."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ CALIBRATION_SAMPLES = 1000
 
 def run(args: argparse.Namespace) -> int:
     """Export as the arguments say. Returns the exit status."""
+    if args.int8 and args.to != "c":
+        raise UsageError(f"--int8 is for --to c, not {args.to}")
     if args.data and not args.int8:
         raise UsageError("--data is the calibration data of --int8")
     name = args.name or re.sub(r"_+", "_", re.sub(r"\W", "_", args.model.stem, flags=re.ASCII)).strip("_")
@@ -33,7 +35,15 @@ def run(args: argparse.Namespace) -> int:
         model = fastnn.quantize(model, X)
     elif preprocessing is not None:
         model = with_preprocessing(model, preprocessing)
-    header, source = c99(model, name, shape, args.output, batch_size=args.batch_size)
+    if args.to == "onnx":
+        path = args.output / f"{name}.onnx"
+        try:
+            model.export_onnx(path, shape, args.batch_size)
+        except ImportError as error:
+            raise UsageError(str(error)) from None
+        print(f"saved {path}")
+        return 0
+    header, source = c99(model, name, shape, args.output, batch_size=args.batch_size or 1)
     text = header.read_text(encoding="ascii")
     figures = {key: _macro(text, key) for key in ("FLASH_BYTES", "RAM_BYTES", "MULTIPLY_ADDS")}
     print(f"saved {header} and {source}")

@@ -136,7 +136,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
 def add_export(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="model file written by train or Module.save")
-    add("--to", choices=("c",), required=True, help="c: C99 source and header, without dependencies")
+    add("--to", choices=("c", "onnx"), required=True, help="c: C99 source and header; onnx: needs the package onnx")
     add("--name", metavar="NAME", help="of the C function and the files (default: the model file's)")
     add("--output", type=Path, default=Path("."), metavar="FOLDER", help="where to write (default: this folder)")
     add(
@@ -145,7 +145,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
         metavar="N,N,...",
         help="of one sample (default: the features of a model written by train, else the first layer's)",
     )
-    add("--batch-size", type=_integer(1), default=1, metavar="N", help="samples per call (default: 1)")
+    add("--batch-size", type=_integer(1), metavar="N", help="samples per call (default: C: 1, ONNX: any)")
     add("--int8", action="store_true", help="quantise to 8-bit integers first")
     add("--data", type=Path, metavar="FILE", help="calibration samples for --int8 (default: the bundled digits)")
 

@@ -250,11 +250,14 @@ class Module:
         # The description is this model's, not the file's: the next save writes it anew.
         self.metadata = {k: v for k, v in read_header(path).metadata.items() if k != describe.KEY}
 
-    def export_onnx(self, path, input_shape, dynamic_batch: bool = True) -> None:
-        """Write the inference of the model to an ONNX file, see `fastnn.io.onnx.export_onnx`."""
+    def export_onnx(self, path, input_shape, batch_size: int | None = None) -> None:
+        """Write the inference of the model to an ONNX file (opset 17) for any batch size, or for one.
+
+        input_shape: of one sample. Needs the extra `onnx`. See `fastnn.io.onnx.export_onnx`.
+        """
         from ..io.onnx import export_onnx
 
-        export_onnx(self, path, input_shape, dynamic_batch)
+        export_onnx(self, path, input_shape, batch_size)
 
     def config(self) -> tuple[tuple, dict]:
         """The constructor's arguments, for the architecture description; numbers and texts as they are now."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from types import ModuleType
 
+import numpy as np
+
 from ...nn.module import Module
 from .reader import OnnxModule, parse
 from .writer import to_onnx
@@ -22,19 +24,19 @@ def _onnx() -> ModuleType:
     return onnx
 
 
-def export_onnx(model: Module, path, input_shape, dynamic_batch: bool = True) -> None:
+def export_onnx(model: Module, path, input_shape, batch_size: int | None = None) -> None:
     """Write the model's inference to an ONNX file (opset 17, IR 8); parameters keep their names and layouts.
 
-    input_shape: (batch, …), or a list of such shapes for a model of several inputs. The inputs are named x (x0, x1,
-    …), the outputs y (y0, y1, …). dynamic_batch: the file takes any batch size, else that of input_shape alone.
+    input_shape: of one sample, without the batch; a sequence of shapes for a model of several inputs. batch_size:
+    the only one that the file takes; None: any. The inputs are named x (x0, x1, …), the outputs y (y0, y1, …).
     Raises ValueError where ONNX has no such operation, or the batch size enters the computation itself.
     """
     onnx = _onnx()
     from .._atomic import atomic_write
 
-    several = len(input_shape) > 0 and not isinstance(input_shape[0], int)
+    several = len(input_shape) > 0 and not isinstance(input_shape[0], (int, np.integer))
     shapes = [tuple(shape) for shape in input_shape] if several else [tuple(input_shape)]
-    document = to_onnx(model, shapes, several, dynamic_batch)
+    document = to_onnx(model, shapes, several, batch_size)
     onnx.checker.check_model(document, full_check=True)
     with atomic_write(path) as file:
         file.write(document.SerializeToString())

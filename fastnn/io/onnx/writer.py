@@ -24,25 +24,26 @@ BATCH, TWIN_BATCH = 4099, 4111
 LARGE = 2**63 - 1
 
 
-def to_onnx(model: Module, shapes: Sequence[tuple[int, ...]], several: bool, dynamic_batch: bool):
+def to_onnx(model: Module, shapes: Sequence[tuple[int, ...]], several: bool, batch_size: int | None):
     """The onnx.ModelProto of the model's inference."""
     for shape in shapes:
-        if not shape or not all(isinstance(n, int) and n > 0 for n in shape):
-            raise ValueError(f"input_shape must be positive integers, the batch first, found {shape}")
-    graph = _trace(model, shapes, BATCH if dynamic_batch else None)
-    twin = _trace(model, shapes, TWIN_BATCH) if dynamic_batch else graph
+        if not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
+            raise ValueError(f"input_shape must be positive integers, without the batch, found {shape}")
+    if batch_size is not None and (not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
+        raise ValueError(f"batch_size must be a positive integer or None, found {batch_size!r}")
+    graph = _trace(model, shapes, BATCH if batch_size is None else int(batch_size))
+    twin = _trace(model, shapes, TWIN_BATCH) if batch_size is None else graph
     if [node.op for node in graph.nodes] != [node.op for node in twin.nodes]:
-        raise ValueError("the model computes otherwise for another batch size: export it with dynamic_batch=False")
+        raise ValueError("the model computes otherwise for another batch size: give export_onnx a batch_size")
     names = {id(p): name for name, p in model.named_parameters()}
     return Writer(graph, twin, names, several).model()
 
 
-def _trace(model: Module, shapes: Sequence[tuple[int, ...]], batch: int | None) -> Graph:
+def _trace(model: Module, shapes: Sequence[tuple[int, ...]], batch: int) -> Graph:
     dtype = INT if model.takes_integers() else FLOAT
     with tracing(training=False):
         inputs = [
-            source("input", shape if batch is None else (batch, *shape[1:]), dtype, name=str(i))
-            for i, shape in enumerate(shapes)
+            source("input", (batch, *map(int, shape)), dtype, name=str(i)) for i, shape in enumerate(shapes)
         ]
         result = model(*inputs)
     outputs = list(result) if isinstance(result, (tuple, list)) else [result]
@@ -193,7 +194,7 @@ def _where(node: Tensor) -> str:
 def batch_error(node: Tensor) -> ValueError:
     """Where the batch size is used in a way that an ONNX file cannot follow."""
     return ValueError(
-        f"{_where(node)}{node.op} depends on the batch size itself: export the model with dynamic_batch=False"
+        f"{_where(node)}{node.op} depends on the batch size itself: give export_onnx a batch_size"
     )
 
 
