@@ -21,6 +21,19 @@ cdef extern from * nogil:
     #include <time.h>
     #include <unistd.h>
 
+    /* glibc 2.32 and 2.34 gave these a new version. Asking for the first one lets a build on a newer system run on
+       any since 2.28, as the tag manylinux_2_28 promises. */
+    #if defined(__GLIBC__) && (defined(__x86_64__) || defined(__aarch64__))
+    #if defined(__x86_64__)
+    #define TEAM_FIRST_GLIBC "GLIBC_2.2.5"
+    #else
+    #define TEAM_FIRST_GLIBC "GLIBC_2.17"
+    #endif
+    __asm__(".symver pthread_create,pthread_create@" TEAM_FIRST_GLIBC);
+    __asm__(".symver pthread_attr_setstacksize,pthread_attr_setstacksize@" TEAM_FIRST_GLIBC);
+    __asm__(".symver pthread_sigmask,pthread_sigmask@" TEAM_FIRST_GLIBC);
+    #endif
+
     static inline unsigned team_load(unsigned *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
     static inline void team_store(unsigned *p, unsigned v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
     static inline unsigned team_swap(unsigned *p, unsigned v) {
