@@ -92,10 +92,11 @@ cdef inline void tile(int mr, int nv, bint masked, const Tile *t) noexcept nogil
             for j in range(nv - 1):
                 b_[j] = vload(b + j * VL)
             b_[nv - 1] = vload_mask(t.mask, b + (nv - 1) * VL) if masked else vload(b + (nv - 1) * VL)
-            for j in range(nv):
-                if j * VL % 16 == 0:
-                    prefetch(b + ahead * t.b_k + j * VL)
-            prefetch(a + ahead * t.a_k)
+            if mr > 1:                  # a single row is done before the prefetches would pay
+                for j in range(nv):
+                    if j * VL % 16 == 0:
+                        prefetch(b + ahead * t.b_k + j * VL)
+                prefetch(a + ahead * t.a_k)
             for i in range(mr):
                 a_ = vbroadcast(a[i * t.a_m])
                 for j in range(nv):
