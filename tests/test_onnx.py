@@ -331,6 +331,15 @@ def load(tmp_path, model):
 X, Y = ("x", TensorProto.FLOAT, ("n", 4)), ("y", TensorProto.FLOAT, None)
 
 
+def test_functions_of_the_file_are_inlined(tmp_path):
+    nodes = [node("Add", "aa", "b")]
+    function = helper.make_function("own", "Twice", ["a"], ["b"], nodes, [helper.make_opsetid("", 17)])
+    model = document([node("Twice", domain="own")], [X], [Y])
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    model.functions.append(function)
+    np.testing.assert_array_equal(load(tmp_path, model)(np.ones((2, 4), np.float32)), 2 * np.ones((2, 4)))
+
+
 def test_unknown_operators_are_named(tmp_path):
     nodes = [node("Einsum", "xx", "a", equation="ij,ij->i"), node("Det", "a", "b"), node("Relu", "b")]
     with pytest.raises(ValueError, match="does not have: Det, Einsum$"):

@@ -1,6 +1,7 @@
 """ONNX operators on symbolic tensors: one function for each, (inputs, attributes) → result or tuple of results.
 
-An absent optional input is None. Two attributes are added to the node's own: `opset` and `n_outputs`.
+Inputs are tensors, parameters, or arrays where they are known at trace time; an absent optional input is None.
+Two attributes are added to the node's own: `opset` and `n_outputs`.
 Formulas: the operator pages of the ONNX specification.
 """
 
@@ -13,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from ... import functional as F  # noqa: N812
-from ...graph.tensor import INT, Tensor
-from ...parameter import Parameter
+from ...graph.tensor import INT
 from .static import axes_of, slice_index, target_shape
 
 Attrs = dict[str, Any]
@@ -215,7 +215,7 @@ def _batch_norm(inputs, attrs):
     return (x - mean) * scale + bias
 
 
-OPERATORS: dict[str, Callable[[list[Tensor | Parameter | np.ndarray | None], Attrs], Any]] = {
+OPERATORS: dict[str, Callable[[list, Attrs], Any]] = {
     "Identity": _unary(lambda x: x),
     "Dropout": _unary(lambda x: x),
     "Cast": _cast,

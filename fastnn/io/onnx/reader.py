@@ -100,6 +100,8 @@ def parse(model) -> tuple[list[Node], Interface, dict, set[str], dict]:
     from onnx import TensorProto, numpy_helper
 
     if model.functions:
+        import onnx.inliner
+
         model = onnx.inliner.inline_local_functions(model)
     versions = {entry.domain: entry.version for entry in model.opset_import}
     opset = versions.get("", versions.get("ai.onnx", 0))
@@ -114,7 +116,9 @@ def parse(model) -> tuple[list[Node], Interface, dict, set[str], dict]:
     }
     if unknown:
         raise ValueError(f"the file uses operators that fastnn does not have: {', '.join(sorted(unknown))}")
-    parameters, constants, nodes = {}, {}, []
+    parameters: dict[str, np.ndarray] = {}
+    constants: dict[str, np.ndarray] = {}
+    nodes = []
     for tensor in graph.initializer:
         value = numpy_helper.to_array(tensor)
         kind = constants if value.ndim == 0 or value.dtype.kind not in "f" else parameters
