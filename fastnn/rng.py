@@ -7,6 +7,7 @@ Shuffling and dropout belong to the Trainer and follow its own seed.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,43 +15,70 @@ import numpy as np
 
 from .engine.executor import random_uniform
 
-_state = {"seed": 0, "stream": 0}
-_left: list[int | None] = [None]
+_process = {"seed": 0, "stream": 0}
+_thread = threading.local()
+
+
+def state() -> dict[str, int]:
+    """The seed and the next stream, those in force in this thread; may be written to."""
+    return getattr(_thread, "state", _process)
 
 
 def manual_seed(seed: int) -> None:
     """Start the sequence of initialisations over from `seed` (0 ≤ seed < 2⁶⁴)."""
+    state().update(seed=_checked(seed), stream=0)
+
+
+@contextmanager
+def scope(seed: int) -> Iterator[None]:
+    """Within the block, and in this thread only, draw from a sequence of its own that starts from `seed`.
+
+    Models built side by side in several threads are the same as those built one after another, and what the
+    block draws does not change what is drawn after it.
+    """
+    before = getattr(_thread, "state", None)
+    _thread.state = {"seed": _checked(seed), "stream": 0}
+    try:
+        yield
+    finally:
+        if before is None:
+            del _thread.state
+        else:
+            _thread.state = before
+
+
+def _checked(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**64:
         raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, found {seed!r}")
-    _state.update(seed=int(seed), stream=0)
+    return int(seed)
 
 
 @contextmanager
 def at_most(numbers: int | None) -> Iterator[None]:
     """Within the block, drawing more than so many numbers raises ValueError before any memory is taken."""
-    before, _left[0] = _left[0], numbers
+    before, _thread.left = getattr(_thread, "left", None), numbers
     try:
         yield
     finally:
-        _left[0] = before
+        _thread.left = before
 
 
 def claim(shape: tuple[int, ...]) -> int:
     """The count of numbers of an array that is about to be made; ValueError if `at_most` leaves fewer."""
-    n = math.prod(shape)
-    if _left[0] is not None:
-        if n > _left[0]:
-            raise ValueError(f"{n} numbers of shape {tuple(shape)} are more than the {_left[0]} that are left")
-        _left[0] -= n
+    n, left = math.prod(shape), getattr(_thread, "left", None)
+    if left is not None:
+        if n > left:
+            raise ValueError(f"{n} numbers of shape {tuple(shape)} are more than the {left} that are left")
+        _thread.left = left - n
     return n
 
 
 def uniform(shape: tuple[int, ...], low: float = 0.0, high: float = 1.0) -> np.ndarray:
     """float32 numbers of [low, high)."""
-    n = claim(shape)
-    out = np.empty(n, dtype=np.float32)
-    random_uniform(out, _state["seed"], _state["stream"])
-    _state["stream"] += 1
+    out = np.empty(claim(shape), dtype=np.float32)
+    now = state()
+    random_uniform(out, now["seed"], now["stream"])
+    now["stream"] += 1
     return (np.float32(low) + out * np.float32(high - low)).reshape(shape)
 
 

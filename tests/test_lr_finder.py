@@ -25,10 +25,10 @@ def test_leaves_no_trace(rates):
     for look in (False, True):
         trainer = digits_trainer(optim.Adam(amsgrad=True))
         trainer.fit(DIGITS, DIGIT, epochs=1, verbose=0)
-        stream = dict(fastnn.rng._state)
+        stream = dict(fastnn.rng.state())
         if look:
             trainer.find_lr(DIGITS, DIGIT, 1e-7, 1e7, rates=rates)
-        assert fastnn.rng._state == stream and trainer.optimizer.lr == 1e-3
+        assert fastnn.rng.state() == stream and trainer.optimizer.lr == 1e-3
         trainer.fit(DIGITS, DIGIT, epochs=1, verbose=0)
         ends.append((trainer.model.state_dict(), [s.copy() for s in trainer._memory.slots.values()],
                      trainer.epoch, trainer.iteration))

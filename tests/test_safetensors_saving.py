@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastnn.io import SafetensorsError, load_file, save_file
-from fastnn.io.safetensors import read_header
+from fastnn.io.safetensors import load, read_header, save
 
 
 @pytest.fixture
@@ -178,3 +178,15 @@ def test_path_may_be_a_string_and_relative(path, monkeypatch):
     save_file({"a": np.zeros(2)}, path.name)
     assert list(load_file(path.name)) == ["a"]
     assert list(load_file(str(path))) == ["a"]
+
+
+def test_bytes_in_memory_are_the_file_s(path):
+    tensors = {"b": np.arange(6, dtype="f4").reshape(2, 3), "a": np.array([True, False])}
+    save_file(tensors, path, {"k": "v"})
+    data = save(tensors, {"k": "v"})
+    assert data == path.read_bytes()
+    loaded, metadata = load(data)
+    assert {name: array.tolist() for name, array in loaded.items()} == {"a": [True, False], "b": [[0, 1, 2], [3, 4, 5]]}
+    assert metadata == {"k": "v"}
+    with pytest.raises(SafetensorsError, match="wrong size|truncated"):
+        load(data[:-1])

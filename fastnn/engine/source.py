@@ -6,6 +6,7 @@ Nothing is copied unless the values of one row do not lie side by side.
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 
@@ -20,9 +21,16 @@ INTEGER_KINDS = "iub"
 PIECE = 1 << 18                                     # bytes that are checked at a time where rows lie apart
 _FIRST_NONFINITE, _INTEGER_RANGE = KERNELS["first_nonfinite"], KERNELS["integer_range"]
 
-# Where the checks leave their result; every check is one uninterrupted call under the GIL.
-_RESULT = np.empty(2, dtype=np.int64)
-_RESULT_ADDRESS = address_of(_RESULT)
+
+class _Result(threading.local):
+    """Where the checks of a thread leave their result."""
+
+    def __init__(self):
+        self.values = np.empty(2, dtype=np.int64)
+        self.address = address_of(self.values)
+
+
+_RESULT = _Result()
 
 
 class Source:
@@ -87,9 +95,9 @@ class Source:
             return
         for start, piece in self._pieces():
             sizes = (piece.size, self.code, piece.itemsize)
-            call_kernel(_FIRST_NONFINITE, (address_of(piece), _RESULT_ADDRESS), sizes)
-            if _RESULT[0] >= 0:
-                row, position = divmod(int(_RESULT[0]), math.prod(self.row_shape))
+            call_kernel(_FIRST_NONFINITE, (address_of(piece), _RESULT.address), sizes)
+            if _RESULT.values[0] >= 0:
+                row, position = divmod(int(_RESULT.values[0]), math.prod(self.row_shape))
                 where = tuple(int(i) for i in np.unravel_index(position, self.row_shape)) if self.row_shape else ()
                 raise ValueError(
                     f"{self.name} contains {self.array[(start + row, *where)]} at sample {start + row}"
@@ -100,7 +108,7 @@ class Source:
         """Smallest and largest value of a source of integers that is not empty."""
         low, high = [], []
         for _, piece in self._pieces():
-            call_kernel(_INTEGER_RANGE, (address_of(piece), _RESULT_ADDRESS), (piece.size, self.code, piece.itemsize))
-            low.append(int(_RESULT[0]))
-            high.append(int(_RESULT[1]))
+            call_kernel(_INTEGER_RANGE, (address_of(piece), _RESULT.address), (piece.size, self.code, piece.itemsize))
+            low.append(int(_RESULT.values[0]))
+            high.append(int(_RESULT.values[1]))
         return min(low), max(high)

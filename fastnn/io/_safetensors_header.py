@@ -68,9 +68,12 @@ class Header(NamedTuple):
     data_start: int
 
 
-def read_header(file: BinaryIO) -> Header:
-    """Read and verify the header of a file opened at its start, leaving it at the start of the data."""
-    available = os.fstat(file.fileno()).st_size - 8
+def read_header(file: BinaryIO, size: int | None = None) -> Header:
+    """Read and verify the header of a file opened at its start, leaving it at the start of the data.
+
+    size: of the whole file in bytes, needed for one that is in memory.
+    """
+    available = (os.fstat(file.fileno()).st_size if size is None else size) - 8
     if available < 0:
         raise SafetensorsError("truncated", f"the file has {available + 8} bytes, the header's length is 8")
     length = int.from_bytes(file.read(8), "little")

@@ -68,7 +68,7 @@ def save(trainer: Trainer, path) -> None:
         "epoch": trainer.epoch,
         "iteration": trainer.iteration,
         "seed": trainer.seed,
-        "random": dict(rng._state),
+        "random": dict(rng.state()),
         "optimizer": {"name": type(trainer.optimizer).__name__, "lr": trainer.optimizer.lr},
         "position": None if position is None else position.to_dict(),
         "schedule": None if schedule is None else describe_schedule(schedule),
@@ -156,7 +156,7 @@ def restore(trainer: Trainer, saved: Saved) -> None:
             memory.slots[slot][p.offset : p.offset + 4 * p.size].view(np.float32)[:] = arrays[name].reshape(-1)
     trainer.epoch, trainer.iteration, trainer.seed = (content[k] for k in ("epoch", "iteration", "seed"))
     trainer.optimizer.lr = lr
-    rng._state.update(content["random"])
+    rng.state().update(content["random"])
 
 
 def _part(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

@@ -19,6 +19,7 @@ implementation (0.8) where the meaning of a file is unclear:
 """
 
 import functools
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -31,8 +32,8 @@ from fastnn.io import _safetensors_header as _header
 from fastnn.io._atomic import atomic_write
 from fastnn.io._safetensors_header import Header, SafetensorsError, TensorInfo
 
-__all__ = ["Header", "SafetensorsError", "TensorInfo", "load_file", "load_with_metadata", "read_header",
-           "save_file"]
+__all__ = ["Header", "SafetensorsError", "TensorInfo", "load", "load_file", "load_with_metadata",
+           "read_header", "save", "save_file"]
 
 _RANK = {name: rank for rank, name in enumerate(_header.NATIVE)}
 _NAME = {(np.dtype(code).kind, np.dtype(code).itemsize): name for name, code in _header.NATIVE.items()}
@@ -68,10 +69,29 @@ def save_file(tensors: Mapping[str, np.ndarray], path: str | os.PathLike[str],
     arrays = _checked_tensors(tensors)
     head = _encode_header(arrays, _checked_metadata(metadata))
     with atomic_write(path) as file:
-        file.write(head)
-        for dtype, array in arrays.values():
-            flat = np.ascontiguousarray(array, dtype=_header.STORED[dtype]).reshape(-1)
-            file.write(flat.view(np.uint8))
+        _write(file, head, arrays)
+
+
+def save(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> bytes:
+    """What ``save_file`` would write, as bytes; it raises the same errors."""
+    arrays = _checked_tensors(tensors)
+    file = io.BytesIO()
+    _write(file, _encode_header(arrays, _checked_metadata(metadata)), arrays)
+    return file.getvalue()
+
+
+def load(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors and metadata of a whole safetensors file in memory. Raises SafetensorsError as ``load_file`` does."""
+    file = io.BytesIO(data)
+    header = _header.read_header(file, len(data))
+    return {name: _read_tensor(file, name, info) for name, info in header.tensors.items()}, header.metadata
+
+
+def _write(file: BinaryIO, head: bytes, arrays: dict[str, tuple[str, np.ndarray]]) -> None:
+    file.write(head)
+    for dtype, array in arrays.values():
+        flat = np.ascontiguousarray(array, dtype=_header.STORED[dtype]).reshape(-1)
+        file.write(flat.view(np.uint8))
 
 
 def load_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
