@@ -1,0 +1,27 @@
+"""scikit-learn estimators: `MLPClassifier` and `MLPRegressor`, drop-in for scikit-learn's own.
+
+Needs scikit-learn 1.6 or later: pip install 'fastnn[sklearn]'. Every constructor parameter, default, fitted
+attribute and method of theirs has the same meaning here; the keyword arguments that come after them are new
+(dropout, activation per layer, more activations, solvers and losses, class_weight, schedule, callbacks).
+Where the two differ:
+
+- computation is in float32;
+- solver="lbfgs" is not offered;
+- Adam adds epsilon to the bias-corrected root, as in the paper and PyTorch; scikit-learn adds it before the
+  correction. With gradients well above epsilon the two agree;
+- batches come in the engine's own order, so that a random_state gives the same initial weights as scikit-learn's,
+  and another order of the samples. With shuffle=False the two follow the same trajectory;
+- warm_start and partial_fit keep the optimizer's moments, also through pickle; scikit-learn's warm_start forgets them.
+
+SGD's momentum is scikit-learn's, v ← μ·v − lr·g, also while lr changes (learning_rate="invscaling" or "adaptive").
+"""
+
+try:
+    import sklearn as _scikit_learn  # noqa: F401
+except ImportError:
+    raise ImportError("fastnn.sklearn needs scikit-learn: pip install 'fastnn[sklearn]'") from None
+
+from .classifier import MLPClassifier
+from .regressor import MLPRegressor
+
+__all__ = ["MLPClassifier", "MLPRegressor"]
