@@ -14,7 +14,7 @@ from .rng import manual_seed
 from .trainer import Trainer
 
 if TYPE_CHECKING:
-    from . import callbacks, export, schedules
+    from . import callbacks, export, schedules, tune
     from .io.onnx import load_onnx
     from .io.safetensors import SafetensorsError
     from .quantization import quantization_aware, quantize
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DivergenceError", "History", "SafetensorsError", "Trainer", "callbacks", "data", "export", "functional",
     "get_num_threads", "info", "load", "load_onnx", "manual_seed", "metrics", "nn", "optim", "quantization_aware",
-    "quantize", "schedules", "set_num_threads",
+    "quantize", "schedules", "set_num_threads", "tune",
 ]
 
 __getattr__ = attributes(
@@ -37,6 +37,7 @@ __getattr__ = attributes(
         "quantization_aware": ".quantization",
         "quantize": ".quantization",
         "schedules": ".schedules",
+        "tune": ".tune",
     },
 )
 

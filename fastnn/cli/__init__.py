@@ -35,6 +35,16 @@ The columns of a CSV file are matched by name: any order, others ignored, the ta
 Columns of .npz and idx files are matched by position; of a folder with t10k files, those are used.
 """
 
+TUNE_EXAMPLE = """\
+examples:
+  fastnn tune                                     the bundled digits, in less than a minute
+  fastnn tune --data wine.csv --target quality --method halving --trials 300 --seconds 600
+  fastnn tune --storage search.journal            goes on where it was killed; several machines may share the file
+
+Tries networks (layers, activation, dropout, optimizer, learning rate, batch size, epochs) by cross-validation, the
+default network of `train` first, and saves the best one, trained on all but the test samples.
+Needs the extra `tune`: pip install 'fastnn[tune]'.
+"""
 
 EXPORT_EXAMPLE = """\
 examples:
@@ -99,6 +109,7 @@ def build_parser() -> Parser:
     options.add_export(add("export", "write a trained model for other programs", EXPORT_EXAMPLE))
     options.add_evaluate(add("evaluate", "test a trained model on a data file with targets", EVALUATE_EXAMPLE))
     options.add_find_lr(add("find-lr", "try learning rates and suggest one", FIND_LR_EXAMPLE))
+    options.add_tune(add("tune", "search for better hyperparameters", TUNE_EXAMPLE))
     options.add_info(add("info", "describe this installation, or a model file", INFO_EXAMPLE))
     # Its own parser takes over, see main(): listed here for --help.
     add("bench", "compare the speed with NumPy and other libraries here", "example: fastnn bench")

@@ -19,7 +19,7 @@ def user_message(error: Exception) -> str | None:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     elif isinstance(error, MemoryError):
         text = f"not enough memory {error}"
-    elif isinstance(error, ValueError):
+    elif isinstance(error, (ValueError, ImportError)):
         text = str(error)
     else:
         from fastnn import DivergenceError
@@ -168,6 +168,23 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def add_info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, nargs="?", metavar="MODEL", help="a safetensors file to describe")
+
+
+def add_tune(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--data", type=Path, metavar="FILE", help="what to learn from (default: the bundled digits)")
+    add("--target", metavar="COLUMN", help="column to predict, for CSV")
+    add("--task", choices=("classification", "regression"), help="default: as for train")
+    add("--method", choices=("grid", "random", "bayes", "halving"), default="bayes", help="default: bayes")
+    add("--trials", type=_integer(1), default=200, metavar="N", help="at most so many (default: 200)")
+    add("--seconds", type=_positive, default=45.0, metavar="S", help="begin no new trial afterwards (default: 45)")
+    add("--cv", type=_integer(2), default=3, metavar="K", help="folds (default: 3)")
+    add("--jobs", type=_integer(1), metavar="N", help="trials side by side (default: the threads allowed)")
+    add("--storage", metavar="FILE", help="keep the trials there; a search that was killed goes on from it")
+    add("--seed", type=_integer(0), default=0, metavar="N", help="of trials, folds and weights (default: 0)")
+    add("--plot", type=Path, metavar="FILE", help="draw the scores of the trials into a PNG, SVG or PDF file")
+    add("--verbose", action="store_true", help="a line for each trial")
+    add("--output", type=Path, metavar="FILE", help="model file to write (default: the data's name with -tuned)")
 
 
 def check_output(path: Path, *inputs: Path | None, option: str = "--output") -> None:
