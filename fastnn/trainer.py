@@ -110,7 +110,7 @@ class Trainer:
         time_budget: seconds. The training ends then, whatever epoch it is in, with the parameters of the best
         epoch (by val_loss, else loss); the schedule, written for `epochs` or for what fits, is stretched to it.
         resume: a file of `save` or ModelCheckpoint, or a folder of them, to continue to `epochs` in all (default:
-        those that it was begun with), bit for bit as if nothing had been between; data, batch_size, shuffle,
+        those that it was begun with; nothing is done if none are left), bit for bit as if nothing had been between; data, batch_size, shuffle,
         callbacks and the like must be given as before.
 
         Returns the History; Ctrl-C ends the training early and keeps the last finished iteration.

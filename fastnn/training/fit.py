@@ -130,8 +130,8 @@ def _resumed(trainer: Trainer, path, new: Position, schedule, callbacks, sizes, 
         raise ValueError(f"{path} is of another training: {'; '.join(differ)}")
     if epochs is not None:
         position.epochs = epochs
-    if position.epoch >= position.epochs and not position.batch:
-        raise ValueError(f"{path}: all {position.epoch} epochs are trained; give more epochs to go on")
+    if position.epoch + bool(position.batch) > position.epochs:
+        raise ValueError(f"{path}: {position.epoch} epochs are trained already, epochs={position.epochs} are fewer")
     schedule = checkpoint.restored_schedule(saved, schedule)
     states = checkpoint.states_for(saved, callbacks)
     checkpoint.restore(trainer, saved)

@@ -52,6 +52,8 @@ class ProgressBar(Callback):
         if self._bar is not None:
             self._bar.set_postfix({"loss": f"{logs['loss']:.4f}", "lr": f"{logs['lr']:.2e}"}, refresh=False)
             self._bar.update(iteration - self._bar.n)
+            if iteration == self._bar.total:
+                self._bar.refresh()
 
     def on_epoch_end(self, epoch, logs):
         """Replace the bar by the epoch's line."""
