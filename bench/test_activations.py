@@ -73,8 +73,8 @@ CASES = {
         lambda x, y: functional.gelu(x, approximate="tanh", out=y),
         lambda x: x / 2 * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))),
     ),
-    "softmax": (softmax, lambda x, y: functional.softmax(x), exact_softmax),
-    "log_softmax": (log_softmax, lambda x, y: functional.log_softmax(x), lambda x: np.log(exact_softmax(x))),
+    "softmax": (softmax, lambda x, y: functional.softmax(x, out=y), exact_softmax),
+    "log_softmax": (log_softmax, lambda x, y: functional.log_softmax(x, out=y), lambda x: np.log(exact_softmax(x))),
 }
 
 

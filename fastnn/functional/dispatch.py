@@ -7,9 +7,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..graph.compile import Compiled, spec_of
-from ..graph.tensor import FLOAT, Operators, Out, Tensor, constant, current
+from ..graph.compile import Compiled
+from ..graph.tensor import FLOAT, INT, Operators, Out, Tensor, constant, current
 from ..parameter import Parameter
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 def is_symbolic(*operands) -> bool:
@@ -24,7 +26,14 @@ def symbol(x) -> Tensor:
     return constant(x)
 
 
+def _ready(x) -> bool:
+    """A float32 array that can be used as it lies: the usual operand, of which nothing else is asked."""
+    return type(x) is np.ndarray and x.dtype is _FLOAT32 and x.flags.c_contiguous
+
+
 def array_of(x) -> np.ndarray:
+    if _ready(x):
+        return x
     if isinstance(x, Tensor):
         raise TypeError("a symbolic tensor was used outside the model's forward: it holds no numbers")
     array = x.data if isinstance(x, Parameter) else np.asarray(x)
@@ -35,8 +44,9 @@ def array_of(x) -> np.ndarray:
 
 
 @lru_cache(maxsize=512)
-def _compiled(function: Callable, key: tuple, specs: tuple[Out, ...]):
-    return Compiled(lambda *tensors: function(*tensors, **dict(key)), specs)
+def _compiled(function: Callable, attrs: tuple, specs: tuple[tuple, ...]):
+    outs = [Out(shape, INT if kind == "i" else FLOAT) for shape, kind in specs]
+    return Compiled(lambda *tensors: function(*tensors, **dict(attrs)), outs)
 
 
 def call(function: Callable, operands: Sequence, out: np.ndarray | None = None, **attrs):
@@ -46,22 +56,21 @@ def call(function: Callable, operands: Sequence, out: np.ndarray | None = None, 
             raise ValueError("out= needs arrays, not symbolic tensors")
         return function(*map(symbol, operands), **attrs)
     arrays = [array_of(x) for x in operands]
-    compiled = _compiled(function, tuple(attrs.items()), tuple(map(spec_of, arrays)))
+    compiled = _compiled(function, tuple(attrs.items()), tuple([(a.shape, a.dtype.kind) for a in arrays]))
     if out is None:
         return compiled(*arrays)
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out= must be an ndarray, found {type(out).__name__}")
-    if out.shape != compiled.outs[0].shape or out.dtype != np.float32 or not (
-        out.flags.c_contiguous and out.flags.writeable
-    ):
+    if not _ready(out) or out.shape != compiled.outs[0].shape or not out.flags.writeable:
         raise ValueError(
             f"out= must be a writable C-contiguous float32 array of shape {compiled.outs[0].shape}, "
             f"found {'' if out.flags.writeable else 'read-only '}{out.dtype} {out.shape}"
         )
-    if any(np.may_share_memory(out, array) for array in arrays):
-        # Kernels read their operands while they write.
-        out[...] = compiled(*arrays)
-        return out
+    for array in arrays:
+        if np.may_share_memory(out, array):
+            # Kernels read their operands while they write.
+            out[...] = compiled(*arrays)
+            return out
     return compiled(*arrays, out=out)
 
 
@@ -73,7 +82,7 @@ def floats(x: Tensor) -> Tensor:
 
 def as_float(x):
     """Eager integer arrays are numbers here, not labels."""
-    if isinstance(x, Operators):
+    if _ready(x) or isinstance(x, Operators):
         return x
     array = np.asarray(x)
     if array.dtype.kind not in "biuf":

@@ -25,29 +25,29 @@ def _apply_reduce(x: Tensor, kind: str, axis, keepdims: bool, mean: bool) -> Ten
     return y
 
 
-def _reduce(kind: str, x, axis, keepdims: bool, mean: bool = False):
+def _reduce(kind: str, x, axis, keepdims: bool, mean: bool = False, out=None):
     axis = tuple(axis) if isinstance(axis, (list, tuple)) else axis
-    return call(_apply_reduce, (as_float(x),), kind=kind, axis=axis, keepdims=keepdims, mean=mean)
+    return call(_apply_reduce, (as_float(x),), out, kind=kind, axis=axis, keepdims=keepdims, mean=mean)
 
 
-def sum(x, axis=None, keepdims: bool = False):  # noqa: A001
+def sum(x, axis=None, keepdims: bool = False, out=None):  # noqa: A001
     """Sum over one axis, several, or all."""
-    return _reduce("sum", x, axis, keepdims)
+    return _reduce("sum", x, axis, keepdims, out=out)
 
 
-def mean(x, axis=None, keepdims: bool = False):
+def mean(x, axis=None, keepdims: bool = False, out=None):
     """Arithmetic mean over one axis, several, or all."""
-    return _reduce("sum", x, axis, keepdims, mean=True)
+    return _reduce("sum", x, axis, keepdims, mean=True, out=out)
 
 
-def max(x, axis=None, keepdims: bool = False):  # noqa: A001
+def max(x, axis=None, keepdims: bool = False, out=None):  # noqa: A001
     """Maximum over one axis, several, or all; equal maxima share the gradient, as in torch.amax."""
-    return _reduce("max", x, axis, keepdims)
+    return _reduce("max", x, axis, keepdims, out=out)
 
 
-def min(x, axis=None, keepdims: bool = False):  # noqa: A001
+def min(x, axis=None, keepdims: bool = False, out=None):  # noqa: A001
     """Minimum over one axis, several, or all."""
-    return _reduce("min", x, axis, keepdims)
+    return _reduce("min", x, axis, keepdims, out=out)
 
 
 def _apply_argmax(x: Tensor) -> Tensor:

@@ -114,14 +114,14 @@ def _apply_softmax(x: Tensor, log: bool, axis: int) -> Tensor:
     return y if axis == last else ops.apply("transpose", y, axes=swap)
 
 
-def softmax(x, dim: int = -1):
+def softmax(x, dim: int = -1, out=None):
     """e^x / Σ e^x along `dim`."""
-    return call(_apply_softmax, (as_float(x),), log=False, axis=dim)
+    return call(_apply_softmax, (as_float(x),), out, log=False, axis=dim)
 
 
-def log_softmax(x, dim: int = -1):
+def log_softmax(x, dim: int = -1, out=None):
     """log(softmax(x)) along `dim`, without overflow."""
-    return call(_apply_softmax, (as_float(x),), log=True, axis=dim)
+    return call(_apply_softmax, (as_float(x),), out, log=True, axis=dim)
 
 
 def dropout(x, p: float = 0.5, training: bool | None = None):

@@ -50,10 +50,10 @@ cdef void binary_block(int64_t kind, float *a, const float *b) noexcept nogil:
             a[j] = powf(a[j], b[j])
     elif kind == BIN_MAXIMUM:                                       # a NaN on either side wins, as in NumPy
         for j in range(64):
-            a[j] = b[j] if b[j] > a[j] or b[j] != b[j] else a[j]
+            a[j] = maximum_(a[j], b[j])
     elif kind == BIN_MINIMUM:
         for j in range(64):
-            a[j] = b[j] if b[j] < a[j] or b[j] != b[j] else a[j]
+            a[j] = minimum_(a[j], b[j])
     elif kind == BIN_LT:
         for j in range(64):
             a[j] = as_float(a[j] < b[j])

@@ -48,7 +48,7 @@ cdef void cross_entropy_lanes(float *loss, float *weight, float *dx, const float
         smooth[j] = <float>0.0
     for c in range(1, n):
         for j in range(32):
-            top[j] = v[c * 32 + j] if v[c * 32 + j] > top[j] or v[c * 32 + j] != v[c * 32 + j] else top[j]
+            top[j] = maximum_(top[j], v[c * 32 + j])
     for j in range(count):
         label = labels[row + j]
         wt[j] = <float>0.0

@@ -22,6 +22,17 @@ cdef extern from *:
     float bits_float "fastnn_float"(int32_t i) noexcept nogil
 
 
+# A NaN on either side wins, as in NumPy. Two selects: with an `or`, GCC makes a branch and no vector code.
+cdef inline float maximum_(float a, float b) noexcept nogil:
+    a = b if b > a else a
+    return b if b != b else a
+
+
+cdef inline float minimum_(float a, float b) noexcept nogil:
+    a = b if b < a else a
+    return b if b != b else a
+
+
 cdef inline float exp_(float x) noexcept nogil:
     cdef float t, n, r, p
     cdef int32_t i, half

@@ -13,30 +13,19 @@ cdef enum:
     CHUNK = 4096
 
 
-cdef inline float join(int64_t kind, float a, float b) noexcept nogil:
+cdef inline float join(int kind, float a, float b) noexcept nogil:
     if kind == RED_SUM:
         return a + b
-    if kind == RED_MAX:
-        return b if b > a or b != b else a
-    return b if b < a or b != b else a
+    return maximum_(a, b) if kind == RED_MAX else minimum_(a, b)
 
 
-cdef inline void join_block(int64_t kind, float *a, const float *b) noexcept nogil:
-    if kind == RED_SUM:
-        binary_block(BIN_ADD, a, b)
-    elif kind == RED_MAX:
-        binary_block(BIN_MAXIMUM, a, b)
-    else:
-        binary_block(BIN_MINIMUM, a, b)
-
-
-cdef inline float neutral(int64_t kind) noexcept nogil:
+cdef inline float neutral(int kind) noexcept nogil:
     if kind == RED_SUM:
         return <float>0.0
     return bits_float(<int32_t>0xFF800000) if kind == RED_MAX else bits_float(0x7F800000)
 
 
-cdef inline float fold(int64_t kind, float *lanes) noexcept nogil:
+cdef inline float fold(int kind, float *lanes) noexcept nogil:
     cdef int width = 32, j
     while width > 0:
         for j in range(width):
@@ -45,50 +34,73 @@ cdef inline float fold(int64_t kind, float *lanes) noexcept nogil:
     return lanes[0]
 
 
-cdef float reduce_row(int64_t kind, const float *x, int64_t n) noexcept nogil:
+cdef inline float reduce_row_of(int kind, const float *x, int64_t n) noexcept nogil:
     cdef float lanes[64]
     cdef float v[64]
     cdef float total = neutral(kind)
-    cdef int64_t i = 0, end, count
+    cdef int64_t i = 0, end
     cdef int j
     while i < n:
         end = i + CHUNK if i + CHUNK < n else n
         for j in range(64):
             lanes[j] = neutral(kind)
-        while i < end:
-            count = end - i if end - i < 64 else 64
+        while i + 64 <= end:
+            for j in range(64):
+                lanes[j] = join(kind, lanes[j], x[i + j])
+            i += 64
+        if i < end:
             for j in range(64):
                 v[j] = neutral(kind)
-            memcpy(v, x + i, count * sizeof(float))
-            join_block(kind, lanes, v)
-            i += count
+            memcpy(v, x + i, (end - i) * sizeof(float))
+            for j in range(64):
+                lanes[j] = join(kind, lanes[j], v[j])
+            i = end
         total = join(kind, total, fold(kind, lanes))
     return total
 
 
+cdef float reduce_row(int64_t kind, const float *x, int64_t n) noexcept nogil:
+    if kind == RED_SUM:
+        return reduce_row_of(RED_SUM, x, n)
+    if kind == RED_MAX:
+        return reduce_row_of(RED_MAX, x, n)
+    return reduce_row_of(RED_MIN, x, n)
+
+
 # y[count] over r rows of x, count ≤ 64, `stride` elements apart: 64 sums side by side, in two levels.
-cdef inline void reduce_columns(int64_t kind, float *y, const float *x, int64_t r, int64_t stride,
-                                int64_t count, float scale) noexcept nogil:
+cdef inline void reduce_columns_of(int kind, int64_t count, float *y, const float *x, int64_t r, int64_t stride,
+                                   float scale) noexcept nogil:
     cdef float total[64]
     cdef float lanes[64]
-    cdef float v[64]
-    cdef int64_t i = 0, end
-    cdef int j
-    for j in range(64):
+    cdef int64_t i = 0, end, j
+    for j in range(count):
         total[j] = neutral(kind)
-        v[j] = <float>0.0
     while i < r:
         end = i + 64 if i + 64 < r else r
-        for j in range(64):
+        for j in range(count):
             lanes[j] = neutral(kind)
         while i < end:
-            memcpy(v, x + i * stride, count * sizeof(float))
-            join_block(kind, lanes, v)
+            for j in range(count):
+                lanes[j] = join(kind, lanes[j], x[j])
+            x += stride
             i += 1
-        join_block(kind, total, lanes)
-    for j in range(64):
-        total[j] *= scale
-    memcpy(y, total, count * sizeof(float))
+        for j in range(count):
+            total[j] = join(kind, total[j], lanes[j])
+    for j in range(count):
+        y[j] = total[j] * scale
+
+
+cdef void reduce_columns(int64_t kind, float *y, const float *x, int64_t r, int64_t stride, int64_t count,
+                         float scale) noexcept nogil:
+    # A count known at compile time keeps the sums in registers.
+    if kind == RED_SUM and count == 64:
+        reduce_columns_of(RED_SUM, 64, y, x, r, stride, scale)
+    elif kind == RED_SUM:
+        reduce_columns_of(RED_SUM, count, y, x, r, stride, scale)
+    elif kind == RED_MAX:
+        reduce_columns_of(RED_MAX, count, y, x, r, stride, scale)
+    else:
+        reduce_columns_of(RED_MIN, count, y, x, r, stride, scale)
 
 
 # ptr: y, x; size: kind, outer, r, inner; scalar: factor (1/r makes a sum a mean).
@@ -108,26 +120,52 @@ cdef void reduce(const Instr *ins, const Context *ctx, int tid, int nthreads) no
                            r, inner, inner - column if inner - column < 64 else 64, scale)
 
 
-# y[i] = exp(x[i] - shift), and their sum; y may be x.
-cdef float exp_row(float *y, const float *x, int64_t n, float shift) noexcept nogil:
+# Σ exp(x[i] - shift), and y[i] = exp(x[i] - shift) if `store`; y may be x.
+cdef inline float exp_sum(bint store, float *y, const float *x, int64_t n, float shift) noexcept nogil:
     cdef float v[64]
     cdef float lanes[64]
-    cdef int64_t i = 0, count
+    cdef int64_t i = 0
     cdef int j
     for j in range(64):
         lanes[j] = <float>0.0
-    while i < n:
-        count = n - i if n - i < 64 else 64
-        if count < 64:
+    while i + 64 <= n:
+        for j in range(64):
+            v[j] = exp_(x[i + j] - shift)
+        for j in range(64):
+            lanes[j] = lanes[j] + v[j]
+        if store:
             for j in range(64):
-                v[j] = bits_float(<int32_t>0xFF800000)              # exp(-inf) = 0 in idle lanes
-        memcpy(v, x + i, count * sizeof(float))
+                y[i + j] = v[j]
+        i += 64
+    if i < n:
+        for j in range(64):
+            v[j] = bits_float(<int32_t>0xFF800000)              # exp(-inf) = 0 in idle lanes
+        memcpy(v, x + i, (n - i) * sizeof(float))
         for j in range(64):
             v[j] = exp_(v[j] - shift)
+        for j in range(64):
             lanes[j] = lanes[j] + v[j]
-        memcpy(y + i, v, count * sizeof(float))
-        i += 64
+        if store:
+            memcpy(y + i, v, (n - i) * sizeof(float))
     return fold(RED_SUM, lanes)
+
+
+cdef float exp_row(float *y, const float *x, int64_t n, float shift) noexcept nogil:
+    return exp_sum(True, y, x, n, shift)
+
+
+# y = (x - top) - total; y may be x.
+cdef inline void shift_row(float *y, const float *x, int64_t n, float top, float total) noexcept nogil:
+    cdef float v[64]
+    cdef int64_t i = 0, j
+    while i + 64 <= n:
+        for j in range(64):
+            v[j] = (x[i + j] - top) - total
+        for j in range(64):
+            y[i + j] = v[j]
+        i += 64
+    for j in range(i, n):
+        y[j] = (x[j] - top) - total
 
 
 # ptr: y, x; size: rows, n, log (1: log-softmax). y may be x.
@@ -136,23 +174,15 @@ cdef void softmax(const Instr *ins, const Context *ctx, int tid, int nthreads) n
     cdef const float *x
     cdef int64_t row, lo, hi, i, n = ins.size[1]
     cdef float top, total
-    cdef float e[64]
     slice_of(ins.size[0], 1, tid, nthreads, &lo, &hi)
     for row in range(lo, hi):
         x = <const float*>ins.ptr[1] + row * n
         y = <float*>ins.ptr[0] + row * n
         top = reduce_row(RED_MAX, x, n)
         if ins.size[2]:
-            total = <float>0.0
-            i = 0
-            while i < n:
-                total = total + exp_row(e, x + i, n - i if n - i < 64 else 64, top)
-                i += 64
-            total = log_(total)
-            for i in range(n):
-                y[i] = (x[i] - top) - total
+            shift_row(y, x, n, top, log_(exp_sum(False, y, x, n, top)))
         else:
-            total = <float>1.0 / exp_row(y, x, n, top)
+            total = <float>1.0 / exp_sum(True, y, x, n, top)
             for i in range(n):
                 y[i] = y[i] * total
 
