@@ -36,10 +36,6 @@ cdef enum:
     ACT_SIGN = 19
 
 
-cdef inline float gelu_(float x) noexcept nogil:
-    return <float>0.5 * x * (<float>1.0 + erf_(x * <float>0.70710678))
-
-
 cdef inline float gelu_grad_(float x) noexcept nogil:      # Φ(x) + x·φ(x)
     return (<float>0.5 * (<float>1.0 + erf_(x * <float>0.70710678))
             + x * <float>0.39894228 * exp_(<float>-0.5 * x * x))
@@ -89,7 +85,7 @@ cdef inline float act_(int kind, float x, float alpha) noexcept nogil:
     if kind == ACT_GELU_TANH:
         return gelu_tanh_(x)
     if kind == ACT_SILU:
-        return x * sigmoid_(x)
+        return silu_(x)
     if kind == ACT_SIGMOID:
         return sigmoid_(x)
     if kind == ACT_TANH:

@@ -5,7 +5,8 @@
 # exp    x = n·ln2 + r, |r| ≤ ln2/2 (Cody and Waite), a degree-6 polynomial for e^r, then 2^n by its bits,
 #        in two factors so that results down to the smallest denormal and up to overflow are right.
 # log    x = 2^e·m, √½ ≤ m < √2; log m = s·(2 + s²·P(s²)) with s = (m-1)/(m+1) (fdlibm's decomposition).
-# tanh   from e^{2|x|} - 1, made with the reduction and polynomial of exp.
+# tanh   odd polynomial below 0.625, else 1 - 2/(e^{2|x|} + 1) (Cephes' split).
+# gelu   x·Φ(x) from the tail of the normal distribution, which keeps its relative precision.
 # erf    odd polynomial below 0.92, else 1 - e^{Q(|x|)}.
 # The polynomials are least-squares fits on Chebyshev nodes, weighted for relative error.
 
@@ -33,15 +34,18 @@ cdef inline float minimum_(float a, float b) noexcept nogil:
     return b if b != b else a
 
 
-cdef inline float exp_(float x) noexcept nogil:
+# scaled: c·e^(x + lo), |lo| small; else e^x. c comes in before the result may become denormal.
+cdef inline float exp_of(bint scaled, float x, float lo, float c) noexcept nogil:
     cdef float t, n, r, p
     cdef int32_t i, half
     x = <float>89.0 if x > <float>89.0 else x            # NaN fails both comparisons and stays NaN
-    x = <float>-104.5 if x < <float>-104.5 else x
+    x = <float>-120.0 if x < <float>-120.0 else x
     t = x * <float>1.44269504089 + <float>12582912.0     # adding 1.5·2^23 rounds to the nearest integer
     n = t - <float>12582912.0
     r = x - n * <float>0.693359375
     r = r - n * <float>-2.12194440e-4
+    if scaled:
+        r = r + lo
     p = <float>1.395048622e-3
     p = p * r + <float>8.368887863e-3
     p = p * r + <float>4.166620587e-2
@@ -50,7 +54,14 @@ cdef inline float exp_(float x) noexcept nogil:
     p = p * r * r + r + <float>1.0
     i = float_bits(t) - 0x4B400000
     half = i >> 1
-    return p * bits_float((half + 127) << 23) * bits_float((i - half + 127) << 23)
+    p = p * bits_float((half + 127) << 23)
+    if scaled:
+        p = p * c
+    return p * bits_float((i - half + 127) << 23)
+
+
+cdef inline float exp_(float x) noexcept nogil:
+    return exp_of(False, x, <float>0.0, <float>1.0)
 
 
 cdef inline float log_(float x) noexcept nogil:
@@ -88,24 +99,63 @@ cdef inline float sigmoid_(float x) noexcept nogil:
     return (<float>1.0 if x >= <float>0.0 else e) / (<float>1.0 + e)
 
 
-# With E = e^{2|x|} - 1, which loses nothing near 0: tanh |x| = E/(E + 2).
+# x·sigmoid(x)
+cdef inline float silu_(float x) noexcept nogil:
+    cdef float a = -fabsf(x), c = <float>-125.0 if x < <float>-125.0 else x
+    return (x if x >= <float>0.0 else exp_of(True, a, <float>0.0, c)) / (<float>1.0 + exp_(a))
+
+
 cdef inline float tanh_(float x) noexcept nogil:
-    cdef float a = fabsf(x), t, n, r, p, s
-    a = <float>9.1 if a > <float>9.1 else a               # tanh is 1 to float precision beyond
-    a = a + a
-    t = a * <float>1.44269504089 + <float>12582912.0      # the reduction and the polynomial of exp_
+    cdef float a = fabsf(x), z = x * x, t, n, r, p, q
+    p = <float>-5.717036561e-3
+    p = p * z + <float>2.065057900e-2
+    p = p * z + <float>-5.374349526e-2
+    p = p * z + <float>1.333149125e-1
+    p = p * z + <float>-3.333328392e-1
+    p = p * z * a + a
+    q = <float>9.1 if a > <float>9.1 else a               # tanh is 1 to float precision beyond
+    q = q + q
+    t = q * <float>1.44269504089 + <float>12582912.0      # exp_ without its care for the ends of the range
     n = t - <float>12582912.0
-    r = a - n * <float>0.693359375
+    r = q - n * <float>0.693359375
     r = r - n * <float>-2.12194440e-4
-    p = <float>1.395048622e-3
-    p = p * r + <float>8.368887863e-3
-    p = p * r + <float>4.166620587e-2
-    p = p * r + <float>1.666651885e-1
-    p = p * r + <float>0.5000000095
-    p = p * r * r + r
-    s = bits_float((float_bits(t) - (0x4B400000 - 127)) << 23)
-    p = p * s + (s - <float>1.0)
-    return copysignf(p / (p + <float>2.0), x)
+    q = <float>1.395048622e-3
+    q = q * r + <float>8.368887863e-3
+    q = q * r + <float>4.166620587e-2
+    q = q * r + <float>1.666651885e-1
+    q = q * r + <float>0.5000000095
+    q = q * r * r + r + <float>1.0
+    q = bits_float(float_bits(q) + (float_bits(t) << 23))
+    q = <float>1.0 - <float>2.0 / (q + <float>1.0)
+    return copysignf(q if a >= <float>0.625 else p, x)
+
+
+# a·Q(a) for a ≥ 0, where Q(a) = erfc(a/√2)/2 is the upper tail of the normal distribution, with a small relative
+# error: Q(a) = e^(-a²/2)·H(t)/(a + 2), t = (a - 2)/(a + 2) (after Shepherd and Laframboise, Math. Comp. 36, 1981).
+# a² is split into the square of the upper 12 bits of a, which is exact, and the rest.
+cdef inline float normal_tail_(float a) noexcept nogil:
+    cdef float h, w, t, p
+    a = <float>14.5 if a > <float>14.5 else a             # 0 beyond
+    h = bits_float(float_bits(a) & <int32_t>0xFFFFF000)
+    w = <float>1.0 / (a + <float>2.0)
+    t = <float>1.0 - <float>4.0 * w
+    p = <float>-7.356928531e-05
+    p = p * t + <float>3.282856079e-05
+    p = p * t + <float>7.193167001e-04
+    p = p * t + <float>8.811570450e-04
+    p = p * t + <float>-1.887482277e-03
+    p = p * t + <float>-6.750096939e-03
+    p = p * t + <float>-4.840870065e-04
+    p = p * t + <float>3.672134182e-02
+    p = p * t + <float>2.879848752e-02
+    p = p * t + <float>-3.314045534e-01
+    p = p * t + <float>6.724079913e-01
+    return exp_of(True, <float>-0.5 * h * h, <float>-0.5 * (a - h) * (a + h), a * w * p)
+
+
+cdef inline float gelu_(float x) noexcept nogil:
+    cdef float tail = normal_tail_(fabsf(x))
+    return x - tail if x >= <float>0.0 else -tail
 
 
 cdef inline float softplus_(float x) noexcept nogil:
