@@ -99,10 +99,10 @@ cdef inline float sigmoid_(float x) noexcept nogil:
     return (<float>1.0 if x >= <float>0.0 else e) / (<float>1.0 + e)
 
 
-# x·sigmoid(x)
+# x·sigmoid(x). The x - x make the value at -inf NaN, as -inf·0 is.
 cdef inline float silu_(float x) noexcept nogil:
     cdef float a = -fabsf(x), c = <float>-125.0 if x < <float>-125.0 else x
-    return (x if x >= <float>0.0 else exp_of(True, a, <float>0.0, c)) / (<float>1.0 + exp_(a))
+    return (x if x >= <float>0.0 else exp_of(True, a, <float>0.0, c + (x - x))) / (<float>1.0 + exp_(a))
 
 
 cdef inline float tanh_(float x) noexcept nogil:
@@ -155,7 +155,7 @@ cdef inline float normal_tail_(float a) noexcept nogil:
 
 cdef inline float gelu_(float x) noexcept nogil:
     cdef float tail = normal_tail_(fabsf(x))
-    return x - tail if x >= <float>0.0 else -tail
+    return x - tail if x >= <float>0.0 else (x - x) - tail
 
 
 cdef inline float softplus_(float x) noexcept nogil:
