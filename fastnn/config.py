@@ -11,6 +11,7 @@ VARIABLES = {
     "FASTNN_ISA": "kernels to bind: baseline, avx2, avx512 or neon (default: the best this CPU runs)",
     "FASTNN_NUM_THREADS": "threads of the engine (default: OMP_NUM_THREADS, else the CPUs allowed)",
     "FASTNN_DEBUG": "1: print each program as it is compiled (default 0)",
+    "FASTNN_PROFILE": "1: print a table of each training step's instructions after a fit (default 0)",
     "FASTNN_VERIFY": "1: check the graph after every pass (default 0)",
 }
 
@@ -40,4 +41,5 @@ for _name in os.environ:
 isa: str | None = _choice("FASTNN_ISA", ISAS)
 num_threads: int | None = _threads("FASTNN_NUM_THREADS")
 debug: bool = _choice("FASTNN_DEBUG", ("0", "1")) == "1"
+profile: bool = _choice("FASTNN_PROFILE", ("0", "1")) == "1"
 verify: bool = _choice("FASTNN_VERIFY", ("0", "1")) == "1"

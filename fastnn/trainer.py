@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import config
 from . import metrics as metric_functions
 from .engine import threads
 from .engine.source import Source
@@ -133,6 +134,10 @@ class Trainer:
                 loop.run()
         except KeyboardInterrupt:
             history.interrupted = True
+        if config.profile:
+            for (x, *_, training), step in self._programs.items():
+                if training:
+                    print(f"training step, batch of {x.shape[0]}:\n{step.program.profile()}", flush=True)
         return history
 
     def step(self, x, y, sample_weight=None) -> float:

@@ -34,8 +34,8 @@ cdef inline float minimum_(float a, float b) noexcept nogil:
     return b if b != b else a
 
 
-# scaled: c·e^(x + lo), |lo| small; else e^x. c comes in before the result may become denormal.
-cdef inline float exp_of(bint scaled, float x, float lo, float c) noexcept nogil:
+# split: e^(x + lo), |lo| small; else e^x. scaled: c times that, where c comes in before the result may become denormal.
+cdef inline float exp_of(bint split, bint scaled, float x, float lo, float c) noexcept nogil:
     cdef float t, n, r, p
     cdef int32_t i, half
     x = <float>89.0 if x > <float>89.0 else x            # NaN fails both comparisons and stays NaN
@@ -44,7 +44,7 @@ cdef inline float exp_of(bint scaled, float x, float lo, float c) noexcept nogil
     n = t - <float>12582912.0
     r = x - n * <float>0.693359375
     r = r - n * <float>-2.12194440e-4
-    if scaled:
+    if split:
         r = r + lo
     p = <float>1.395048622e-3
     p = p * r + <float>8.368887863e-3
@@ -61,7 +61,7 @@ cdef inline float exp_of(bint scaled, float x, float lo, float c) noexcept nogil
 
 
 cdef inline float exp_(float x) noexcept nogil:
-    return exp_of(False, x, <float>0.0, <float>1.0)
+    return exp_of(False, False, x, <float>0.0, <float>1.0)
 
 
 cdef inline float log_(float x) noexcept nogil:
@@ -102,7 +102,7 @@ cdef inline float sigmoid_(float x) noexcept nogil:
 # x·sigmoid(x). The x - x make the value at -inf NaN, as -inf·0 is.
 cdef inline float silu_(float x) noexcept nogil:
     cdef float a = -fabsf(x), c = <float>-125.0 if x < <float>-125.0 else x
-    return (x if x >= <float>0.0 else exp_of(True, a, <float>0.0, c + (x - x))) / (<float>1.0 + exp_(a))
+    return (x if x >= <float>0.0 else exp_of(False, True, a, <float>0.0, c + (x - x))) / (<float>1.0 + exp_(a))
 
 
 cdef inline float tanh_(float x) noexcept nogil:
@@ -150,7 +150,7 @@ cdef inline float normal_tail_(float a) noexcept nogil:
     p = p * t + <float>2.879848752e-02
     p = p * t + <float>-3.314045534e-01
     p = p * t + <float>6.724079913e-01
-    return exp_of(True, <float>-0.5 * h * h, <float>-0.5 * (a - h) * (a + h), a * w * p)
+    return exp_of(True, True, <float>-0.5 * h * h, <float>-0.5 * (a - h) * (a + h), a * w * p)
 
 
 cdef inline float gelu_(float x) noexcept nogil:
