@@ -46,6 +46,8 @@ cdef enum:
     MR3 = 4
     MR4 = 0
     FREE_MASKS = 0
+    COPY_LD = 512           # a row-major B is copied from these on: b_k, and rows·b_k
+    COPY_B = 16384
 
 
 # Lanes 0 … count-1, 1 <= count <= VL.

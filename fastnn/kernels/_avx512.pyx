@@ -44,6 +44,8 @@ cdef enum:
     MR3 = 8
     MR4 = 6
     FREE_MASKS = 1
+    COPY_LD = 1024          # a row-major B is copied from these on: b_k, and rows·b_k
+    COPY_B = 196608
 
 
 # Lanes 0 … count-1, 1 <= count <= VL.

@@ -45,6 +45,8 @@ cdef enum:
     MR3 = 0
     MR4 = 0
     FREE_MASKS = 0
+    COPY_LD = 512           # a row-major B is copied from these on: b_k, and rows·b_k
+    COPY_B = 16384
 
 
 cdef inline vec vfma(vec a, vec b, vec c) noexcept nogil:

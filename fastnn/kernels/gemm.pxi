@@ -1,53 +1,41 @@
-# C[m,n] = A[m,k]·B[k,n] (+ bias[n]) (+ C), then an activation or the gradient of one, for each item of a batch.
+# C[m,n] = A[m,k]·B[k,n] (+ bias[n]) (+ C) for each item of a batch, then an activation or its gradient.
 #
 # ptr     c, pre or NULL, a, b, bias or NULL, saved or NULL
 # size    m, n, k, ldc, a_m, a_k, b_k, b_n, batch, c_batch, a_batch, b_batch, accumulate, epilogue, activation
 # scalar  activation parameter
 #
-# A may have any strides. B is row-major (b_n = 1) or panels written by `pack` (b_k = 0). c, pre and saved
-# share ldc and c_batch, and alias neither a nor b. Pointers are aligned to 4 bytes or better.
+# A and B may have any strides; b_k = 0 says that B is panels written by `pack`. c, pre and saved share ldc
+# and c_batch, and alias neither a nor b. m, n, k, batch are at least 1. Pointers are aligned to 4 bytes.
 #   epilogue 0   c = z                      z = A·B + bias
 #   epilogue 1   c = act(z), and pre = z unless NULL
 #   epilogue 2   c = act'(saved)·z
 #
-# A tile of C stays in registers: mr rows by nv vectors, started from the bias or from C, then one broadcast
-# of A times nv vectors of B at each step of k (Goto and van de Geijn 2008; Van Zee and van de Geijn, BLIS,
-# 2015). Every element of C is thus one chain of FMAs over k = 0, 1, 2, …, in float32, whatever the tile
-# that computes it: no bit depends on the number of threads, on packing, or on where the matrix ends. Rows
-# are balanced (32 = 6+6+5+5+5+5), so that no tile is left with too few accumulators to hide the latency of
-# the FMA.
+# Every element of C is one chain of FMAs over k = 0, 1, 2, … in float32, started from bias + C: no bit
+# depends on the number of threads, on the tile, on packing, or on where the matrix ends. Between two blocks
+# of k the chain waits in C. Rows are balanced among tiles (32 = 6+6+5+5+5+5), so that no tile is left with
+# too few accumulators to hide the latency of the FMA. Operands are read where they lie; a B that is not
+# row-major is copied to panels on the stack (256 KB at most, both copies), and so are a row-major B and a
+# transposed A whose rows are so far apart that caches and TLB suffer.
 
 from libc.math cimport INFINITY
+
+include "tile.pxi"
 
 cdef enum:
     EPILOGUE_NONE = 0
     EPILOGUE_ACT = 1
     EPILOGUE_GRAD = 2
-    MAX_MR = 14
-    AHEAD = 96              # FMAs between the prefetch of a row of B and its use
     TILE = 512              # floats in the largest tile, at least: MRx·x·VL
     KC = 512                # steps of k in a copied block of A or B
     MC = 64                 # rows in a copied block of A
-    BOTH = 4
-    COPY_K = 256            # A and B are copied from these sizes on
-    COPY_ROWS = 256
-    COPY_COLS = 16
-    COPY_LD = 768
-
-cdef struct Tile:
-    int64_t count           # tiles below one another
-    int64_t k
-    const float *a
-    int64_t a_m
-    int64_t a_k
-    const float *b
-    int64_t b_k
-    mask_t mask             # of the last vector of B
-    const float *init       # first value of the accumulators; ldi = 0: the same for all rows
-    int64_t ldi
-    float *out
-    int64_t ldo
-    float floor             # 0 for relu, else -inf: max(floor, NaN) is NaN
+    BOTH = 4                # where both are copied: blocks of A this much taller, and all this much shorter
+    COPY_ROWS = 4
+    # A row-major B is copied when k, b_k and rows·b_k reach COPY_K, COPY_LD and COPY_B (the last two in the
+    # table of the instruction set); a transposed A when k and a_k, rows and vectors of columns reach these.
+    COPY_K = 128
+    COPY_A_LD = 768
+    COPY_A_ROWS = 256
+    COPY_A_COLS = 16
 
 cdef struct Gemm:
     int64_t n
@@ -69,129 +57,9 @@ cdef struct Gemm:
     float alpha
 
 
-# `count` tiles below one another. mr, nv and masked are literals in every call, so that the inner loops unroll and
-# acc lives in registers; GCC unrolls them before it looks for registers only because they lie in an outer loop.
-cdef inline void tile(int mr, int nv, bint masked, const Tile *t) noexcept nogil:
-    cdef vec acc[MAX_MR][4]
-    cdef vec b_[4]
-    cdef vec a_
-    cdef vec floor = vbroadcast(t.floor)
-    cdef int i, j, ahead = AHEAD // (mr * nv) + 1
-    cdef int64_t p, r
-    cdef const float *a
-    cdef const float *b
-    cdef const float *init = t.init
-    cdef float *out = t.out
-    for r in range(t.count):
-        a = t.a + r * mr * t.a_m
-        b = t.b
-        for i in range(mr):
-            for j in range(nv):
-                acc[i][j] = vload(init + i * t.ldi + j * VL)
-        for p in range(t.k):
-            for j in range(nv - 1):
-                b_[j] = vload(b + j * VL)
-            b_[nv - 1] = vload_mask(t.mask, b + (nv - 1) * VL) if masked else vload(b + (nv - 1) * VL)
-            if mr > 1:                  # a single row is done before the prefetches would pay
-                for j in range(nv):
-                    if j * VL % 16 == 0:
-                        prefetch(b + ahead * t.b_k + j * VL)
-                prefetch(a + ahead * t.a_k)
-            for i in range(mr):
-                a_ = vbroadcast(a[i * t.a_m])
-                for j in range(nv):
-                    acc[i][j] = vfma(a_, b_[j], acc[i][j])
-            a += t.a_k
-            b += t.b_k
-        for i in range(mr):
-            for j in range(nv):
-                vstore(out + i * t.ldo + j * VL, vmax(floor, acc[i][j]))
-        init += mr * t.ldi
-        out += mr * t.ldo
-
-
-cdef inline void tile_any(int mr, int nv, bint masked, const Tile *t) noexcept nogil:
-    if FREE_MASKS or masked:
-        tile(mr, nv, True, t)
-    else:
-        tile(mr, nv, False, t)
-
-
-cdef void tile_1(int mr, bint masked, const Tile *t) noexcept nogil:
-    if mr == 1: tile_any(1, 1, masked, t)
-    elif mr == 2: tile_any(2, 1, masked, t)
-    elif mr == 3: tile_any(3, 1, masked, t)
-    elif mr == 4: tile_any(4, 1, masked, t)
-    elif mr == 5: tile_any(5, 1, masked, t)
-    elif mr == 6: tile_any(6, 1, masked, t)
-    elif mr == 7: tile_any(7, 1, masked, t)
-    elif mr == 8: tile_any(8, 1, masked, t)
-    elif mr == 9: tile_any(9, 1, masked, t)
-    elif mr == 10: tile_any(10, 1, masked, t)
-    elif mr == 11: tile_any(11, 1, masked, t)
-    elif mr == 12: tile_any(12, 1, masked, t)
-    elif MR1 >= 13 and mr == 13: tile_any(13, 1, masked, t)
-    elif MR1 >= 14: tile_any(14, 1, masked, t)
-
-
-cdef void tile_2(int mr, bint masked, const Tile *t) noexcept nogil:
-    if mr == 1: tile_any(1, 2, masked, t)
-    elif mr == 2: tile_any(2, 2, masked, t)
-    elif mr == 3: tile_any(3, 2, masked, t)
-    elif mr == 4: tile_any(4, 2, masked, t)
-    elif mr == 5: tile_any(5, 2, masked, t)
-    elif mr == 6: tile_any(6, 2, masked, t)
-    elif MR2 >= 7 and mr == 7: tile_any(7, 2, masked, t)
-    elif MR2 >= 8 and mr == 8: tile_any(8, 2, masked, t)
-    elif MR2 >= 9 and mr == 9: tile_any(9, 2, masked, t)
-    elif MR2 >= 10 and mr == 10: tile_any(10, 2, masked, t)
-    elif MR2 >= 11 and mr == 11: tile_any(11, 2, masked, t)
-    elif MR2 >= 12 and mr == 12: tile_any(12, 2, masked, t)
-    elif MR2 >= 13 and mr == 13: tile_any(13, 2, masked, t)
-    elif MR2 >= 14: tile_any(14, 2, masked, t)
-
-
-cdef void tile_3(int mr, bint masked, const Tile *t) noexcept nogil:
-    if mr == 1: tile_any(1, 3, masked, t)
-    elif mr == 2: tile_any(2, 3, masked, t)
-    elif mr == 3: tile_any(3, 3, masked, t)
-    elif mr == 4: tile_any(4, 3, masked, t)
-    elif MR3 >= 5 and mr == 5: tile_any(5, 3, masked, t)
-    elif MR3 >= 6 and mr == 6: tile_any(6, 3, masked, t)
-    elif MR3 >= 7 and mr == 7: tile_any(7, 3, masked, t)
-    elif MR3 >= 8: tile_any(8, 3, masked, t)
-
-
-cdef void tile_4(int mr, bint masked, const Tile *t) noexcept nogil:
-    if mr == 1: tile_any(1, 4, masked, t)
-    elif mr == 2: tile_any(2, 4, masked, t)
-    elif mr == 3: tile_any(3, 4, masked, t)
-    elif mr == 4: tile_any(4, 4, masked, t)
-    elif mr == 5: tile_any(5, 4, masked, t)
-    elif mr == 6: tile_any(6, 4, masked, t)
-
-
-cdef inline void run_tile(int64_t mr, int64_t nv, bint masked, const Tile *t) noexcept nogil:
-    if NV >= 4 and nv == 4:
-        tile_4(<int>mr, masked, t)
-    elif NV >= 3 and nv == 3:
-        tile_3(<int>mr, masked, t)
-    elif nv == 2:
-        tile_2(<int>mr, masked, t)
-    else:
-        tile_1(<int>mr, masked, t)
-
-
-cdef inline int64_t tile_rows(int64_t nv) noexcept nogil:
-    if nv == 4:
-        return MR4
-    if nv == 3:
-        return MR3
-    return MR2 if nv == 2 else MR1
-
-
 # z[rows, ldz] = x[rows, n] with zeros beyond n, ldz = n rounded up to whole vectors.
-cdef void load_rows(float *z, int64_t ldz, const float *x, int64_t ldx, int64_t rows, int64_t n) noexcept nogil:
+cdef void load_rows(float *z, int64_t ldz, const float *x, int64_t ldx, int64_t rows,
+                    int64_t n) noexcept nogil:
     cdef int64_t i, j, last = ldz - VL
     cdef mask_t mask = mask_of(n - last)
     for i in range(rows):
@@ -205,7 +73,8 @@ cdef void load_rows(float *z, int64_t ldz, const float *x, int64_t ldx, int64_t 
 
 
 # x[rows, n] = z[rows, ldz]: nothing is written beyond n.
-cdef void store_rows(float *x, int64_t ldx, const float *z, int64_t ldz, int64_t rows, int64_t n) noexcept nogil:
+cdef void store_rows(float *x, int64_t ldx, const float *z, int64_t ldz, int64_t rows,
+                     int64_t n) noexcept nogil:
     cdef int64_t i, j, last = ldz - VL
     cdef mask_t mask = mask_of(n - last)
     for i in range(rows):
@@ -257,8 +126,8 @@ cdef void add_bias(float *z, int64_t ldz, const float *bias, int64_t rows, int64
             z[i * ldz + j] += bias[j]
 
 
-# `rows` rows of the panel of w vectors at column `col`, for the steps of k that t holds. first: z starts from the
-# bias (and C, if it is accumulated to), else from what the steps before left in C. last: the epilogue follows.
+# `rows` rows of the panel of w vectors at column `col`, for the steps of k that t holds. first: z starts from
+# the bias (and C, if it is accumulated to), else from what earlier steps left in C. last: epilogue follows.
 cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row, int64_t rows, int64_t col,
                      int64_t w, bint masked) noexcept nogil:
     cdef float z[TILE]
@@ -270,7 +139,7 @@ cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row,
     cdef bint from_c = not first or g.accumulate
     cdef bint direct = whole and plain and not (first and g.accumulate and g.bias != NULL)
     cdef int64_t tiles = (rows + tile_rows(w) - 1) // tile_rows(w)
-    cdef int64_t mr = rows // tiles, tall = rows % tiles           # `tall` tiles of mr + 1 rows, then tiles of mr
+    cdef int64_t mr = rows // tiles, tall = rows % tiles     # `tall` tiles of mr + 1 rows, then tiles of mr
     cdef int64_t i, j, at = row * g.ldc + col
     t.mask = mask_of(n - (w - 1) * VL if masked else VL)
     t.floor = <float>0.0 if last and plain and g.epilogue == EPILOGUE_ACT else -INFINITY
@@ -333,7 +202,7 @@ cdef void gemm_direct(const Gemm *g, int64_t row, int64_t row_end, int64_t at, i
         at += w
 
 
-# The same with copies on the stack of what lies badly: KC rows of a panel of B, and KC by MC of a transposed A.
+# The same with copies on the stack of what lies badly: KC rows of a panel of B, KC by MC of a transposed A.
 cdef void gemm_copied(const Gemm *g, int64_t row, int64_t row_end, int64_t at, int64_t at_end, bint copy_a,
                       bint copy_b) noexcept nogil:
     cdef float b_raw[KC * NV * VL + 16]
@@ -346,7 +215,7 @@ cdef void gemm_copied(const Gemm *g, int64_t row, int64_t row_end, int64_t at, i
         kc = KC // BOTH
         step = MC * BOTH
     while at < at_end:
-        # The copy of A serves all panels; without it one panel is finished before the next: its C stays in L2.
+        # The copy of A serves all panels; without it a panel is finished before the next: its C stays in L2.
         group_end = at_end if copy_a else at + panel_width(vectors(g.n) - at)
         r = row
         while r < row_end:
@@ -362,7 +231,8 @@ cdef void gemm_copied(const Gemm *g, int64_t row, int64_t row_end, int64_t at, i
                     col = v * VL
                     t.b_k = w * VL
                     if copy_b:
-                        pack_panel(b_copy, g.b + p * g.b_k + col * g.b_n, t.k, imin(g.n - col, w * VL), w, g.b_k, g.b_n)
+                        pack_panel(b_copy, g.b + p * g.b_k + col * g.b_n, t.k, imin(g.n - col, w * VL), w,
+                                   g.b_k, g.b_n)
                         t.b = b_copy
                     elif g.b_k == 0:
                         t.b = g.b + col * g.k + p * w * VL
@@ -381,7 +251,8 @@ cdef void gemm_copied(const Gemm *g, int64_t row, int64_t row_end, int64_t at, i
 
 
 # How the team shares an m by `panels` by batch grid: threads along the batch, the rows and the panels.
-# Any split gives the same bits; this one has the smallest largest share.
+# Any split gives the same bits; this one has the smallest largest share, where a panel of B costs each thread
+# that reads it as much as COPY_ROWS rows.
 cdef void split(int64_t batch, int64_t m, int64_t panels, int nthreads, int *over_batch,
                 int *over_rows, int *over_panels) noexcept nogil:
     cdef int tb, tm, tn
@@ -392,7 +263,7 @@ cdef void split(int64_t batch, int64_t m, int64_t panels, int nthreads, int *ove
     for tb in range(1, <int>imin(batch, nthreads) + 1):
         for tm in range(1, <int>imin(m, nthreads // tb) + 1):
             tn = <int>imin(panels, nthreads // (tb * tm))
-            cost = ((batch + tb - 1) // tb) * ((m + tm - 1) // tm + 4) * ((panels + tn - 1) // tn)
+            cost = ((batch + tb - 1) // tb) * ((m + tm - 1) // tm + COPY_ROWS) * ((panels + tn - 1) // tn)
             if best < 0 or cost < best:
                 best = cost
                 over_batch[0] = tb
@@ -428,8 +299,10 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     row_end = m * (im + 1) // tm
     at = panel_start(g.n, count * jn // tn)
     at_end = panel_start(g.n, count * (jn + 1) // tn)
-    copy_a = g.a_m == 1 and g.a_k >= COPY_LD and g.k >= COPY_K and row_end - row >= COPY_ROWS and at_end - at >= COPY_COLS
-    copy_b = g.b_k != 0 and (g.b_n != 1 or (g.b_k >= COPY_LD and g.k >= COPY_K and row_end - row >= COPY_ROWS))
+    copy_a = (g.a_m == 1 and g.a_k >= COPY_A_LD and g.k >= COPY_K and row_end - row >= COPY_A_ROWS
+              and at_end - at >= COPY_A_COLS)
+    copy_b = g.b_k != 0 and (g.b_n != 1 or (
+        g.k >= COPY_K and g.b_k >= COPY_LD and (row_end - row) * g.b_k >= COPY_B))
     for i in range(batch * ib // tb, batch * (ib + 1) // tb):
         g.c = <float*>ins.ptr[0] + i * ins.size[9]
         g.pre = <float*>ins.ptr[1] + i * ins.size[9] if ins.ptr[1] != NULL else NULL
