@@ -8,7 +8,8 @@ from fastnn import Trainer, nn, optim
 
 
 def make():
-    return Trainer(nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)), nn.CrossEntropyLoss(), optim.Adam(), seed=1)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    return Trainer(model, nn.CrossEntropyLoss(), optim.Adam(), seed=1)
 
 
 def test_every_instruction_has_a_line_and_a_share():
