@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 
-
 class History:
     """history: one list a quantity ("loss", "accuracy", "val_loss", …), one entry an epoch.
 

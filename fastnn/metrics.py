@@ -172,5 +172,5 @@ def value(name: str, metric: Callable, prediction: np.ndarray, target: np.ndarra
     """A metric of a whole epoch. Raises ValueError if the function gives anything but one number."""
     found = np.asarray(metric(prediction, target))
     if found.size != 1 or found.dtype.kind not in "biuf":
-        raise ValueError(f"metric {name!r} must return one number, found {found!r}")
+        raise ValueError(f"metric {name!r} must return one float, found {found!r}")
     return float(found.reshape(()))

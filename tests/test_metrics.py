@@ -88,10 +88,15 @@ def test_whole_epoch_metrics_leave_the_training_alone():
 def test_what_metrics_refuse():
     with pytest.raises(ValueError, match="unknown metric 'acuracy'; known: accuracy, precision"):
         Trainer(mlp(), nn.MSELoss(), metrics=["acuracy"])
-    with pytest.raises(ValueError, match="'shape' must return one number"):
+    with pytest.raises(ValueError, match="'shape' must return one float"):
         Trainer(mlp(), nn.MSELoss(), metrics=[named_shape()]).evaluate(X, Y)
     with pytest.raises(ValueError, match="top_5 needs at least 5 classes, the model predicts 3"):
         Trainer(mlp(), nn.CrossEntropyLoss(), metrics=["top_5"]).evaluate(X, LABELS)
+    # Before anything is trained.
+    trainer = Trainer(mlp(), nn.CrossEntropyLoss(), metrics=["top_5"])
+    with pytest.raises(ValueError, match="top_5 needs"):
+        trainer.fit(X, LABELS, verbose=0)
+    assert trainer.iteration == 0
     with pytest.raises(ValueError, match="k must be a positive integer"):
         metrics.top_k(0)
 

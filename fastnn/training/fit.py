@@ -61,6 +61,9 @@ def prepare(
             weights *= np.asarray(sample_weight, np.float32)
         data = [*data[:2], Source(weights, "sample_weight")]
 
+    if trainer._epochal:
+        trainer._evaluate(data[:2], rows, interrupt)        # functions that do not fit fail now, not after an epoch
+
     used = len(data[0]) if rows is None else len(rows)
     split = None if rows is None else [float(validation_split), bool(stratify)]
     position = Position(epochs or (0 if time_budget is not None else 1), used, sizes.at(0), bool(shuffle), bool(drop_last), split)
