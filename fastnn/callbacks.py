@@ -163,7 +163,7 @@ class EarlyStopping(_Monitor):
 class ModelCheckpoint(_Monitor):
     """Write a checkpoint (`Trainer.save`) after epochs, and every `every` iterations where that is asked for.
 
-    path: may contain {epoch} (from 1), {iteration} and the names of values, such as "m-{epoch:03}-{val_loss:.3f}.safetensors".
+    path: may contain {epoch} (from 1), {iteration} and names of values: "m-{epoch:03}-{val_loss:.3f}.safetensors".
     save_best_only: only where `monitor` is better than ever. every_epochs: each so many epochs. keep: at most so many
     files of this training, the newest. weights_only: `Module.save`, without what resuming needs.
     """
@@ -332,8 +332,8 @@ class TensorBoard(Callback):
 
     def __init__(self, log_dir="logs"):
         try:
-            from tensorboard.compat.proto.summary_pb2 import Summary
             from tensorboard.compat.proto.event_pb2 import Event
+            from tensorboard.compat.proto.summary_pb2 import Summary
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError:
             raise ImportError("TensorBoard needs tensorboard: pip install 'fastnn[tensorboard]'") from None

@@ -111,8 +111,8 @@ class Trainer:
         time_budget: seconds. The training ends then, whatever epoch it is in, with the parameters of the best
         epoch (by val_loss, else loss); the schedule, written for `epochs` or for what fits, is stretched to it.
         resume: a file of `save` or ModelCheckpoint, or a folder of them, to continue to `epochs` in all (default:
-        those that it was begun with; nothing is done if none are left), bit for bit as if nothing had been between; data, batch_size, shuffle,
-        callbacks and the like must be given as before.
+        those that it was begun with; nothing is done if none are left), bit for bit as if nothing had been between;
+        data, batch_size, shuffle, callbacks and the like must be given as before.
 
         Returns the History; Ctrl-C ends the training early and keeps the last finished iteration.
 
@@ -170,8 +170,17 @@ class Trainer:
         return self._memory.gradients()
 
     def find_lr(
-        self, X, y, start: float = 1e-7, end: float = 10.0, num_iterations: int = 100, mode: str = "exponential",  # noqa: N803
-        batch_size: int = 32, *, rates: Sequence[float] | None = None, sample_weight=None,
+        self,
+        X,  # noqa: N803
+        y,
+        start: float = 1e-7,
+        end: float = 10.0,
+        num_iterations: int = 100,
+        mode: str = "exponential",
+        batch_size: int = 32,
+        *,
+        rates: Sequence[float] | None = None,
+        sample_weight=None,
     ) -> LRFinderResult:
         """Try learning rates on batches of X and y, and suggest one; see `fastnn.tune.lr_finder`.
 

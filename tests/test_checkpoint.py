@@ -101,14 +101,15 @@ def test_schedules_and_callbacks_go_on(tmp_path, monkeypatch, kind, cut):
     monkeypatch.chdir(tmp_path)
 
     def arguments():
-        plateau = schedules.ReduceLROnPlateau("loss", patience=0, factor=0.5, threshold=0.1) if kind == "plateau" else None
-        return {"epochs": 12, "schedule": plateau}
+        plateau = schedules.ReduceLROnPlateau("loss", patience=0, factor=0.5, threshold=0.1)
+        return {"epochs": 12, "schedule": plateau if kind == "plateau" else None}
 
     whole = trainer(optim.Adam(lr=0.3))
     expected = everything(whole, fit(whole, callbacks=STATEFUL[kind](), **arguments()))
     path = tmp_path / "c.safetensors"
     first = trainer(optim.Adam(lr=0.3))
-    fit(first, callbacks=[*STATEFUL[kind](), callbacks.ModelCheckpoint(path), Stop(cut, KeyboardInterrupt())], **arguments())
+    watchers = [*STATEFUL[kind](), callbacks.ModelCheckpoint(path), Stop(cut, KeyboardInterrupt())]
+    fit(first, callbacks=watchers, **arguments())
     second = trainer(init=5)
     found = everything(second, fit(second, callbacks=STATEFUL[kind](), resume=path, **arguments()))
     assert_equal(found, expected)
@@ -225,7 +226,8 @@ def test_what_resume_refuses(tmp_path):
     fit(one, callbacks=[Stop(2)])
     one.save(path)
     for wrong, message in (
-        ({"batch_size": 8}, "batch_size was 16, is 8, in the middle"), ({"shuffle": False}, "shuffle was True, is False"),
+        ({"batch_size": 8}, "batch_size was 16, is 8, in the middle"),
+        ({"shuffle": False}, "shuffle was True, is False"),
         ({"validation_split": 0.0}, "samples was 69, is 77"),
     ):
         with pytest.raises(ValueError, match=message):

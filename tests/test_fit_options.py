@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from small_network import LABELS, N, RNG, X, Y, mlp, same
+from small_network import LABELS, RNG, N, X, Y, mlp, same
 
 import fastnn
 from fastnn import Trainer, nn, optim, schedules
@@ -163,7 +163,9 @@ def test_saturation(layer, name):
     assert figure == pytest.approx(near.mean(), abs=0.02)
 
 
-@pytest.mark.parametrize("wrong", [lambda x: x * 1000, lambda x: x + 500, lambda x: x * np.where(np.arange(64) == 20, 1e4, 1)])
+@pytest.mark.parametrize(
+    "wrong", [lambda x: x * 1000, lambda x: x + 500, lambda x: x * np.where(np.arange(64) == 20, 1e4, 1)]
+)
 def test_unscaled_inputs(wrong):
     assert "unscaled inputs" in digits().diagnose(wrong(SCALED), DIGIT)
 

@@ -74,5 +74,6 @@ def report(outputs: np.ndarray, true: np.ndarray, classes: list) -> str:
     cell = max(len(str(matrix.max())), *map(len, names)) + 1
     lines += ["", "confusion matrix: rows are true classes, columns predicted ones"]
     lines.append(" " * width + " " + "".join(f"{name:>{cell}}" for name in names))
-    lines += [f"{name:>{width}} " + "".join(f"{n:>{cell}}" for n in row) for name, row in zip(names, matrix, strict=True)]
+    for name, row in zip(names, matrix, strict=True):
+        lines.append(f"{name:>{width}} " + "".join(f"{n:>{cell}}" for n in row))
     return "\n".join(lines)

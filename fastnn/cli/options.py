@@ -109,7 +109,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     _add_network(parser)
     add("--epochs", type=_integer(1), default=20, metavar="N", help="passes over the data (default: 20)")
     add("--lr", type=_rate_or_auto, default=1e-3, metavar="RATE", help="learning rate, or auto (default: 0.001)")
-    add("--schedule", default="constant", metavar="NAME", help="constant, cosine, one_cycle, plateau, ... (default: constant)")
+    add("--schedule", default="constant", metavar="NAME", help="cosine, one_cycle, plateau, ... (default: constant)")
     add(
         "--early-stopping", type=_integer(1), metavar="N",
         help="stop after N epochs without a better validation loss, and keep the best parameters",

@@ -88,7 +88,9 @@ def check_plot(args: argparse.Namespace) -> None:
             raise UsageError(f"--plot {args.plot}: the name must end in one of {', '.join(sorted(supported))}")
 
 
-def prepared(args: argparse.Namespace, lr: float) -> tuple[Trainer, tuple[Part, Part, Part], data.Dataset, data.Preprocessing]:
+def prepared(
+    args: argparse.Namespace, lr: float
+) -> tuple[Trainer, tuple[Part, Part, Part], data.Dataset, data.Preprocessing]:
     """Trainer and data as the options say."""
     nn.activation(args.activation)
     optimizer = optim.optimizer(args.optimizer, lr=lr)

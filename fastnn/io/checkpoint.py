@@ -192,8 +192,8 @@ def describe_schedule(schedule: Schedule) -> dict[str, Any]:
     cls = type(schedule)
     known = getattr(schedules, cls.__name__, None) is cls
     names = [n for n in inspect.signature(cls.__init__).parameters if n not in ("self", "args", "kwargs")]
-    args = {name: encode(getattr(schedule, name)) for name in names} if known and cls is not schedules.LambdaLR else None
-    return {"name": cls.__name__, "args": args}
+    plain = known and cls is not schedules.LambdaLR
+    return {"name": cls.__name__, "args": {n: encode(getattr(schedule, n)) for n in names} if plain else None}
 
 
 def restored_schedule(saved: Saved, given: Schedule | None) -> Schedule | None:

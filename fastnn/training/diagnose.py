@@ -78,7 +78,8 @@ def _inputs(x: np.ndarray) -> list[Finding]:
         return [Finding("unscaled inputs", "every feature is constant", {"features": float(flat.shape[1])})]
     # Of pictures the pixels of the edge hardly vary: what counts are extents, not single spreads.
     extent = np.abs(flat).max(0)[varied]
-    ratio, offset = extent.max() / max(np.median(extent), 1e-30), np.median(np.abs(flat.mean(0)[varied]) / spread[varied])
+    ratio = extent.max() / max(np.median(extent), 1e-30)
+    offset = np.median(np.abs(flat.mean(0)[varied]) / spread[varied])
     size = float(np.sqrt(np.mean(np.square(flat))))
     if ratio <= WIDE and offset <= WIDE and 1 / WIDE <= size <= 8:
         return []
@@ -218,7 +219,7 @@ def _rates(trainer: Trainer, updates: dict[str, float]) -> list[Finding]:
     name, word = ("learning rate too low", "hardly moves") if ratio < SLOW else ("learning rate too high", "upsets")
     return [Finding(
         name,
-        f"one iteration at {lr:g} {word} the weights: it changes them by {ratio:.2g} of their size in the median layer; "
-        f"about 1e-3 is usual, {SLOW:g} to {FAST:g} may pass",
+        f"one iteration at {lr:g} {word} the weights: it changes them by {ratio:.2g} of their size in the median "
+        f"layer; about 1e-3 is usual, {SLOW:g} to {FAST:g} may pass",
         {"ratio": ratio, "lr": float(lr)},
     )]

@@ -36,7 +36,8 @@ def prepare(
         isinstance(time_budget, bool) or not isinstance(time_budget, Real) or not 0 < time_budget < math.inf
     ):
         raise ValueError(f"time_budget must be a number of seconds above 0, found {time_budget!r}")
-    if lr is not None and lr != "auto" and (isinstance(lr, (bool, str)) or not isinstance(lr, Real) or not 0 <= lr < math.inf):
+    number = isinstance(lr, Real) and not isinstance(lr, bool) and 0 <= lr < math.inf
+    if lr is not None and lr != "auto" and not number:
         raise ValueError(f"lr must be a number of at least 0 or 'auto', found {lr!r}")
     if resume is not None and (time_budget is not None or lr is not None):
         raise ValueError("resume continues a training as it was begun: it takes no time_budget and no lr")
@@ -66,7 +67,8 @@ def prepare(
 
     used = len(data[0]) if rows is None else len(rows)
     split = None if rows is None else [float(validation_split), bool(stratify)]
-    position = Position(epochs or (0 if time_budget is not None else 1), used, sizes.at(0), bool(shuffle), bool(drop_last), split)
+    count = epochs or (1 if time_budget is None else 0)
+    position = Position(count, used, sizes.at(0), bool(shuffle), bool(drop_last), split)
     if schedule is not None:
         schedule.reset()
     states = None
