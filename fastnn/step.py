@@ -8,7 +8,7 @@ import numpy as np
 
 from . import config
 from . import functional as F  # noqa: N812
-from .engine.source import Source
+from .engine.source import FLOAT32, Source, first_nonfinite
 from .graph.autodiff import gradients
 from .graph.fuse import fuse
 from .graph.graph import Graph
@@ -34,6 +34,7 @@ class Memory:
         self._layout = 0
         self.slots: dict[str, np.ndarray] = {}
         self.gradient_bytes = aligned_zeros(0)
+        self._snapshots = aligned_zeros(0)
         self._activations = aligned_zeros(0)
 
     def attach(self) -> bool:
@@ -59,6 +60,7 @@ class Memory:
                     slots[name][offset : offset + n] = self.slots[name][old[id(p)] : old[id(p)] + n]
         self.arena, self.slots, self._layout = arena, slots, arena.layout
         self.gradient_bytes = aligned_zeros(size)
+        self._snapshots = aligned_zeros(2 * size * (1 + len(slots)))
         return True
 
     def activations(self, nbytes: int) -> np.ndarray:
@@ -70,7 +72,12 @@ class Memory:
     def segments(self) -> dict[str, np.ndarray]:
         """The arenas by segment name."""
         slots = {f"optimizer {name}": data for name, data in self.slots.items()}
-        return {"parameters": self.arena.bytes, "gradients": self.gradient_bytes, **slots}
+        return {
+            "parameters": self.arena.bytes,
+            "gradients": self.gradient_bytes,
+            **slots,
+            "snapshots": self._snapshots,
+        }
 
     def gradients(self) -> dict[str, np.ndarray]:
         """Copies of the gradients by parameter name."""
@@ -87,6 +94,12 @@ class Memory:
         """A copy of parameters and optimizer state."""
         return [data.copy() for data in self._state()]
 
+    def epoch_snapshots(self) -> list[list[np.ndarray]]:
+        """The two snapshots that fit goes back to after a divergence, both of now; their memory is kept and planned."""
+        pieces = np.split(self._snapshots, 2 * (1 + len(self.slots)))
+        half = len(pieces) // 2
+        return [self.remember(pieces[:half]), self.remember(pieces[half:])]
+
     def remember(self, snapshot: list[np.ndarray]) -> list[np.ndarray]:
         """Overwrite a snapshot with the state of now, and return it."""
         for kept, data in zip(snapshot, self._state(), strict=True):
@@ -95,7 +108,7 @@ class Memory:
 
     def finite(self) -> bool:
         """Whether all parameters are finite."""
-        return bool(np.isfinite(self.arena.bytes.view(np.float32)).all())
+        return first_nonfinite(self.arena.bytes.view(np.float32), FLOAT32) < 0
 
     def restore(self, snapshot: list[np.ndarray]) -> None:
         """Go back to a snapshot."""

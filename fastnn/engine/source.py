@@ -33,6 +33,15 @@ class _Result(threading.local):
 _RESULT = _Result()
 
 
+FLOAT32 = DTYPES["f4"]
+
+
+def first_nonfinite(array: np.ndarray, code: int) -> int:
+    """Flat index of the first value of a contiguous array that is not finite in float32, or -1."""
+    call_kernel(_FIRST_NONFINITE, (address_of(array), _RESULT.address), (array.size, code, array.itemsize))
+    return int(_RESULT.values[0])
+
+
 class Source:
     """One array of samples, (n, …), as the engine reads it.
 
@@ -94,10 +103,9 @@ class Source:
         if self.array.dtype.kind != "f" or not self.array.size:
             return
         for start, piece in self._pieces():
-            sizes = (piece.size, self.code, piece.itemsize)
-            call_kernel(_FIRST_NONFINITE, (address_of(piece), _RESULT.address), sizes)
-            if _RESULT.values[0] >= 0:
-                row, position = divmod(int(_RESULT.values[0]), math.prod(self.row_shape))
+            index = first_nonfinite(piece, self.code)
+            if index >= 0:
+                row, position = divmod(index, math.prod(self.row_shape))
                 where = tuple(int(i) for i in np.unravel_index(position, self.row_shape)) if self.row_shape else ()
                 raise ValueError(
                     f"{self.name} contains {self.array[(start + row, *where)]} at sample {start + row}"

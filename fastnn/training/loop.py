@@ -134,7 +134,7 @@ class Loop:
     def _train(self) -> None:
         trainer, at, memory = self.trainer, self.at, self.trainer._memory
         best: tuple[float, list] | None = None
-        now, last = [(trainer.epoch, trainer.iteration, memory.snapshot()) for _ in range(2)]
+        now, last = [(trainer.epoch, trainer.iteration, snapshot) for snapshot in memory.epoch_snapshots()]
         first = at.epoch
         while (at.epoch < at.epochs or self.time_budget is not None) and not trainer.stop_training:
             self._check()
