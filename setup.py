@@ -12,6 +12,7 @@ import sysconfig
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 FLAVOUR = os.environ.get("FASTNN_BUILD", "release")
 if FLAVOUR not in ("release", "debug", "coverage"):
@@ -100,11 +101,23 @@ class BuildBeside(build_ext):
                 os.remove(shadow)
 
 
+class WholeSource(sdist):
+    """The sdist holds everything that builds and tests fastnn, and nothing that a build left beside it."""
+
+    def make_distribution(self):
+        for folder in ("fastnn", "tests", "bench"):
+            self.filelist.recursive_include(folder, "*")
+        for leftover in ("*.c", "*.so", "*.html"):
+            self.filelist.recursive_exclude("fastnn", leftover)
+        self.filelist.global_exclude("*.py[cod]")
+        super().make_distribution()
+
+
 extensions = [extension(f"kernels.{isa}", flags, INLINE) for isa, flags in ISAS[MACHINE].items()]
 extensions += [extension("kernels.cpu"), extension("engine.executor")]
 
 setup(
-    cmdclass={"build_ext": BuildBeside},
+    cmdclass={"build_ext": BuildBeside, "sdist": WholeSource},
     ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES, nthreads=os.cpu_count() or 1),
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED else {},
 )
