@@ -36,3 +36,15 @@ def test_training_goes_on_as_if_nothing_had_been_measured(monkeypatch, capsys):
     measured.fit(X, y, epochs=1, batch_size=8, verbose=0)
     for (name, a), (_, b) in zip(plain.model.named_parameters(), measured.model.named_parameters(), strict=True):
         np.testing.assert_array_equal(a.data, b.data, err_msg=name)
+
+
+def test_profiling_inference_writes_to_no_result_of_the_past():
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    x = np.ones((4, 6), np.float32)
+    given = model(x)
+    kept = given.copy()
+    (compiled,) = model._compiled.values()
+    x[:] = np.nan
+    assert "gemm" in compiled.program.profile(passes=2)
+    np.testing.assert_array_equal(given, kept)
+    np.testing.assert_array_equal(model(np.ones((4, 6), np.float32)), kept)

@@ -4,8 +4,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-PYTHON_KERNEL: int
-
 class Executor:
     length: int
     interrupt: Any

@@ -170,9 +170,6 @@ cdef void call_python(const Instr *ins, const Context *ctx, int tid, int nthread
             (<Executor>ins.ptr[1]).fail(error)
 
 
-PYTHON_KERNEL = <size_t>&call_python
-
-
 cdef class Executor:
     """A compiled program: `calls` is a list of (kernel address, pointers, sizes, scalars)."""
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import config
 from ..engine.executor import Executor, address_of
+from ..engine.source import DTYPES
 from ..kernels.table import KERNELS
 from .graph import Graph
 from .ops import OPS, Instr
@@ -64,8 +65,9 @@ def hoist(graph: Graph) -> tuple[Graph, int]:
 class Program:
     """Kernel calls over fixed memory.
 
-    memory: bytes by kind, known before anything runs. length: number of instructions. marks: instruction
-    index at which a part of the program starts ("update" for the optimizer).
+    memory: bytes by kind, known before anything runs. length: number of instructions; those before static_end
+    depend on parameters and constants only, those from update_at on are the optimizer's. relocations: (instruction,
+    operand, offset) of all that lies outside, by segment; sources: the gather instruction of each gathered input.
     """
 
     def __init__(
@@ -132,7 +134,7 @@ class Program:
                 ptrs.append(0)
                 self.relocations.setdefault(place.segment, []).append((index, slot, offset))
         if instr.kernel == "python":
-            self._python[index] = _PythonCall(self, node, instr)
+            self._python[index] = _PythonCall(self, node)
             ptrs = [0, 0]
         if instr.kernel == "gather":
             self.sources[node.attrs["name"]] = index
@@ -180,14 +182,19 @@ class Program:
     def profile(self, passes: int = 200) -> str:
         """A table of the instructions: kernel, sizes, µs on one thread, GFLOP/s of products, % of the whole.
 
-        Times are the smallest of `passes` runs on samples of zeros. Parameters and the optimizer's state are put
-        back afterwards.
+        Times are the smallest of `passes` runs on samples of zeros, inputs and results in memory of their own.
+        Parameters and the optimizer's state are put back afterwards.
         """
-        kept = {name: data.copy() for name, data in self.segments.items() if name != "activations"}
+        unwritten = ("activations", "constants", "snapshots")
+        kept = {name: data.copy() for name, data in self.segments.items() if name not in unwritten}
+        outside = {name: aligned_zeros(self._outside_bytes(name)) for name in self.relocations}
+        for name, uses in self.relocations.items():
+            for i, slot, offset in uses:
+                self.executor.bind(i, slot, address_of(outside[name]) + offset)
         nothing = np.zeros(max([1, *(self._costs[i][1][1] for i in self.sources.values())]), dtype=np.int64)
         for i in self.sources.values():
-            # One row for all samples: rows lie 0 bytes apart. The dtypes are those of engine/source.py.
-            self.executor.bind_source(i, address_of(nothing), 0, 9 if self._costs[i][1][4] else 0)
+            # One row for all samples: rows lie 0 bytes apart.
+            self.executor.bind_source(i, address_of(nothing), 0, DTYPES["i8" if self._costs[i][1][4] else "f4"])
         try:
             seconds = self.executor.seconds(0, self.length, passes)
         finally:
@@ -202,6 +209,12 @@ class Program:
             shown = " ".join(map(str, sizes[:4]))
             lines.append(f"{i:>4} {kernel:<16} {t * 1e6:9.2f} {rate} {100 * t / total:6.1f}  {shown}")
         return "\n".join([*lines, f"{'':>4} {'total':<16} {total * 1e6:9.2f}"])
+
+    def _outside_bytes(self, segment: str) -> int:
+        """Extent of a segment that is bound at each call."""
+        outs = {(node.id, k): out for node in self.graph.nodes for k, out in enumerate(node.outs)}
+        places = ((key, place) for key, place in self.plan.places.items() if place.segment == segment)
+        return max(place.offset + bytes_of(outs[key]) for key, place in places)
 
     def dump(self) -> str:
         """The program as text: instruction, kernel, operands as segment+offset, sizes, layer."""
@@ -242,7 +255,7 @@ def product_flops(node: Tensor) -> float:
 class _PythonCall:
     """Calls a user's NumPy function on the arrays of its node and stores the results."""
 
-    def __init__(self, program: Program, node: Tensor, instr: Instr):
+    def __init__(self, program: Program, node: Tensor):
         self.program, self.node = program, node
         self.ready: tuple[list, list] | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..tensor import FLOAT, Out, Tensor, constant, size_of
+from ..tensor import FLOAT, Out, Tensor, constant
 from . import OPS, Instr, Op, apply
 from .reduce import reduce
 
@@ -157,8 +157,3 @@ def _where_vjp(node: Tensor, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 OPS["binary"] = Op(infer=_broadcast_infer, lower=_binary_lower, vjp=_binary_vjp, inplace=(0, 1))
 OPS["where"] = Op(infer=_broadcast_infer, lower=_where_lower, vjp=_where_vjp)
-
-
-def flops(node: Tensor) -> int:
-    """Floating-point operations of an elementwise node: one per element."""
-    return size_of(node.shape)
