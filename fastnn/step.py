@@ -11,7 +11,7 @@ from . import functional as F  # noqa: N812
 from .engine.source import FLOAT32, Source, first_nonfinite
 from .graph.autodiff import gradients
 from .graph.fuse import fuse
-from .graph.graph import Graph
+from .graph.graph import Graph, is_borrowed, root
 from .graph.ops import apply
 from .graph.plan import Place, align, plan
 from .graph.program import Program, aligned_zeros, place_constants
@@ -227,11 +227,7 @@ def compile_step(
             ):
                 if g is not None:
                     # Each gradient gets the memory of its parameter's place, so it must be nobody else's.
-                    root = g
-                    while root.op == "reshape":
-                        (root,) = root.inputs
-                    taken = root.op in ("input", "parameter", "constant", "item") or any(o is root for o in outputs)
-                    outputs.append(apply("copy", g) if taken or root is not g else g)
+                    outputs.append(apply("copy", g) if is_borrowed(g, outputs) or root(g) is not g else g)
                     named.append((name, p))
             if not named:
                 raise ValueError("nothing to train: the loss depends on no parameter with requires_grad")

@@ -119,7 +119,7 @@ class Trainer:
         Raises ValueError or TypeError before anything is trained if data or hyperparameters are wrong, and
         DivergenceError if the loss becomes NaN; then the parameters are those of the last good epoch.
         """
-        from .training.fit import prepare               # with callbacks and schedules, which import fastnn leaves alone
+        from .training.fit import prepare  # with callbacks and schedules, which import fastnn leaves alone
 
         history = History()
         try:

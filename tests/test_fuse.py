@@ -10,7 +10,7 @@ from check_op import assert_close, bound, for_each_isa, run_planned
 from fastnn import functional as F  # noqa: N812
 from fastnn.graph import fuse as rules
 from fastnn.graph.autodiff import gradients
-from fastnn.graph.fuse import FUSABLE, RULES, fuse, rewrite, share_packs
+from fastnn.graph.fuse import RULES, fuse, rewrite, shared_packs
 from fastnn.graph.graph import Graph
 from fastnn.graph.ops import apply
 from fastnn.graph.tensor import source, tracing
@@ -80,6 +80,7 @@ def test_matmul_bias_does_not_apply(function, shapes, before):
     check(function, shapes, rules.matmul_bias, before, before)
 
 
+FUSABLE = [name for name, kind in rules.KINDS.items() if kind.fusable]
 BY_OUTPUT = [k for k in FUSABLE if rules.KINDS[k].saved == "y"]
 BY_INPUT = [k for k in FUSABLE if rules.KINDS[k].saved == "x"]
 
@@ -187,14 +188,14 @@ def test_scalar_operand_needs_the_other_to_have_the_whole_shape():
 
 
 @for_each_isa
-def test_pack_transposed_and_share_packs(isa):
+def test_pack_transposed_and_shared_packs(isa):
     """One pack serves the products of two inputs with the same weight; a product that reads W as it is has none."""
     with bound(isa):
         before = graph_of(lambda x, z, w: (F.linear(x, w), F.linear(z, w), F.matmul(z, F.transpose(w)) * 2.0),
                           (9, 5), (3, 5), (17, 5))
         packed = rewrite(before, rules.pack_transposed)
         assert ops(packed).count("pack") == 3
-        shared = share_packs(packed)
+        shared = rewrite(packed, shared_packs())
         assert ops(shared).count("pack") == 1 and ops(shared).count("matmul") == 3
         plain = graph_of(F.matmul, (9, 5), (5, 17))
         assert ops(rewrite(plain, rules.pack_transposed)) == ["matmul"]

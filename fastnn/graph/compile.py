@@ -14,7 +14,7 @@ import numpy as np
 from .. import config
 from ..engine.executor import Inference
 from .fuse import fuse, rewrite
-from .graph import Graph
+from .graph import Graph, is_borrowed, root
 from .ops import apply
 from .plan import Place, plan
 from .program import Program, aligned_zeros, hoist, place_constants
@@ -68,9 +68,9 @@ class Compiled:
 
 def copy_for_numpy(node: Tensor, uses: Counter[int]) -> Tensor | None:
     """NumPy ops keep views of what they read: of the program's own memory, not of a caller's array."""
-    if node.op != "numpy_op" or all(_root(x).op != "input" for x in node.inputs):
+    if node.op != "numpy_op" or all(root(x).op != "input" for x in node.inputs):
         return None
-    inputs = tuple(apply("copy", x) if _root(x).op == "input" else x for x in node.inputs)
+    inputs = tuple(apply("copy", x) if root(x).op == "input" else x for x in node.inputs)
     return Tensor(node.op, inputs, node.attrs, node.outs, node.layer)
 
 
@@ -85,18 +85,7 @@ def record(function: Callable, specs: Sequence[Out]) -> tuple[list[Tensor], bool
             if not isinstance(output, Tensor):
                 raise TypeError(f"the model returned {type(output).__name__}, expected a tensor")
         # Each output gets memory of its own, also if it is an input or given back twice.
-        return [apply("copy", x) if _borrowed(x, outputs[:i]) else x for i, x in enumerate(outputs)], single, trace
-
-
-def _borrowed(x: Tensor, before: list[Tensor]) -> bool:
-    root = _root(x)
-    return root.op in ("input", "parameter", "constant", "item", "numpy_op") or any(_root(y) is root for y in before)
-
-
-def _root(x: Tensor) -> Tensor:
-    while x.op == "reshape":
-        (x,) = x.inputs
-    return x
+        return [apply("copy", x) if is_borrowed(x, outputs[:i]) else x for i, x in enumerate(outputs)], single, trace
 
 
 def spec_of(array: np.ndarray) -> Out:

@@ -1,6 +1,7 @@
 """Rewriting: graph → graph with fewer trips through memory. Each rule is one function with a name.
 
-A rule looks at one node of the graph that has been rewritten so far and returns its replacement, or None.
+A rule looks at one node of the graph that has been rewritten so far, and at how often each node is read. It returns
+None, or the node's replacement, or pairs (old, new) where other nodes are replaced along with it.
 """
 
 from __future__ import annotations
@@ -8,14 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from .graph import Graph
+from .graph import Graph, root
 from .ops import apply, item
 from .ops.linalg import ACTIVATION, GRADIENT
 from .ops.unary import KINDS
 from .tensor import Tensor
 
-# Activations cheap enough to be worth an epilogue, and all the nonlinear layers.
-FUSABLE = tuple(KINDS)[:10]
+Rule = Callable[[Tensor, Counter[int]], "Tensor | list[tuple[Tensor, Tensor]] | None"]
 
 
 def matmul_bias(node: Tensor, uses: Counter[int]) -> Tensor | None:
@@ -36,7 +36,7 @@ def matmul_bias(node: Tensor, uses: Counter[int]) -> Tensor | None:
 
 def matmul_activation(node: Tensor, uses: Counter[int]) -> Tensor | None:
     """act(x·W + b) → the activation in the product's epilogue, when only the activation reads the product."""
-    if node.op != "unary" or node.attrs["kind"] not in FUSABLE or KINDS[node.attrs["kind"]].saved != "y":
+    if not _is_activation(node, saved="y"):
         return None
     (product,) = node.inputs
     if product.op != "matmul" or uses[product.id] != 1 or product.attrs.get("epilogue"):
@@ -44,14 +44,22 @@ def matmul_activation(node: Tensor, uses: Counter[int]) -> Tensor | None:
     return _with_activation(product, node, pre=False)
 
 
-def matmul_activation_saving(node: Tensor, uses: Counter[int]) -> Tensor | None:
-    """The same for activations whose gradient reads x: the product is kept as a second result."""
-    if node.op != "unary" or node.attrs["kind"] not in FUSABLE or KINDS[node.attrs["kind"]].saved != "x":
+def matmul_activation_saving(node: Tensor, uses: Counter[int]) -> Tensor | list[tuple[Tensor, Tensor]] | None:
+    """The same for activations whose gradient reads x: the bare product becomes the second result."""
+    if not _is_activation(node, saved="x"):
         return None
     (product,) = node.inputs
     if product.op != "matmul" or product.attrs.get("epilogue"):
         return None
-    return _with_activation(product, node, pre=uses[product.id] > 1)
+    if uses[product.id] == 1:
+        return _with_activation(product, node, pre=False)
+    fused = _with_activation(product, node, pre=True)
+    return [(node, fused), (product, item(fused, 1))]
+
+
+def _is_activation(node: Tensor, saved: str) -> bool:
+    kind = KINDS[node.attrs["kind"]] if node.op == "unary" else None
+    return kind is not None and kind.fusable and kind.saved == saved
 
 
 def _with_activation(product: Tensor, node: Tensor, pre: bool) -> Tensor:
@@ -63,7 +71,7 @@ def _with_activation(product: Tensor, node: Tensor, pre: bool) -> Tensor:
 
 def matmul_activation_gradient(node: Tensor, uses: Counter[int]) -> Tensor | None:
     """act'(saved)·(dy·W) → the derivative in the epilogue of the data gradient."""
-    if node.op != "unary_grad" or node.attrs["kind"] not in FUSABLE:
+    if node.op != "unary_grad" or not KINDS[node.attrs["kind"]].fusable:
         return None
     product, saved = node.inputs
     if product.op != "matmul" or uses[product.id] != 1 or len(product.inputs) != 2:
@@ -77,9 +85,7 @@ def scalar_operand(node: Tensor, uses: Counter[int]) -> Tensor | None:
     if node.op != "binary":
         return None
     for i, other in ((0, node.inputs[1]), (1, node.inputs[0])):
-        x = node.inputs[i]
-        while x.op == "reshape":
-            (x,) = x.inputs
+        x = root(node.inputs[i])
         if x.op == "expand" and x.inputs[0].size == 1 and other.shape == node.shape:
             number = apply("reshape", x.inputs[0], shape=())
             operands = (number, other) if i == 0 else (other, number)
@@ -96,54 +102,51 @@ def pack_transposed(node: Tensor, uses: Counter[int]) -> Tensor | None:
     return packed
 
 
-RULES: tuple[Callable[[Tensor, Counter[int]], Tensor | None], ...] = (
+def shared_packs() -> Rule:
+    """One pack for all the products that read the same operand: a rule that remembers the packs it has seen."""
+    first: dict[int, Tensor] = {}
+
+    def rule(node: Tensor, uses: Counter[int]) -> Tensor | None:
+        return first.setdefault(node.inputs[0].id, node) if node.op == "pack" else None
+
+    return rule
+
+
+# Those that serve any machine: exported C uses them, too.
+PORTABLE: tuple[Rule, ...] = (
     matmul_bias,
     matmul_activation,
     matmul_activation_saving,
     matmul_activation_gradient,
     scalar_operand,
-    pack_transposed,
 )
-# Without those that serve the layout of this machine's registers.
-PORTABLE = tuple(rule for rule in RULES if rule is not pack_transposed)
+RULES: tuple[Rule, ...] = (*PORTABLE, pack_transposed)
 
 
-def rewrite(graph: Graph, rule: Callable[[Tensor, Counter[int]], Tensor | None]) -> Graph:
+def rewrite(graph: Graph, rule: Rule) -> Graph:
     """Apply one rule wherever it fits, front to back."""
     uses = graph.uses()
     new: dict[int, Tensor] = {}
+    origin: dict[int, int] = {}
     for node in graph.nodes:
         # Every node is made anew, so that the order of making stays the order of execution.
         inputs = tuple(new[x.id] for x in node.inputs)
         copy = Tensor(node.op, inputs, node.attrs, node.outs, node.layer)
+        origin[copy.id] = node.id
         uses[copy.id] = uses[node.id]
-        replacement = rule(copy, uses)
-        if replacement is not None:
-            replacement.layer = node.layer
-            uses[replacement.id] = uses[node.id]
-            if rule is matmul_activation_saving and replacement.attrs.get("pre"):
-                # Whoever read the bare product reads the second result of the fused one from here on.
-                product = node.inputs[0].id
-                new[product] = item(replacement, 1)
-            copy = replacement
         new[node.id] = copy
+        found = rule(copy, uses)
+        if found is None:
+            continue
+        for old, made in found if isinstance(found, list) else [(copy, found)]:
+            if made.id not in origin:                   # else the node itself, or one that was there before
+                made.layer, uses[made.id], origin[made.id] = node.layer, uses[old.id], origin[old.id]
+            new[origin[old.id]] = made
     return Graph([new[x.id] for x in graph.outputs])
 
 
-def share_packs(graph: Graph) -> Graph:
-    """One pack for all the products that read the same operand."""
-    first: dict[int, Tensor] = {}
-    new: dict[int, Tensor] = {}
-    for node in graph.nodes:
-        copy = Tensor(node.op, tuple(new[x.id] for x in node.inputs), node.attrs, node.outs, node.layer)
-        if node.op == "pack":
-            copy = first.setdefault(copy.inputs[0].id, copy)
-        new[node.id] = copy
-    return Graph([new[x.id] for x in graph.outputs])
-
-
-def fuse(graph: Graph, rules: tuple[Callable[[Tensor, Counter[int]], Tensor | None], ...] = RULES) -> Graph:
-    """The rules, in order."""
-    for rule in rules:
+def fuse(graph: Graph, rules: tuple[Rule, ...] = RULES) -> Graph:
+    """The rules, in order; last, what they packed more than once is packed once."""
+    for rule in (*rules, shared_packs()):
         graph = rewrite(graph, rule)
-    return share_packs(graph)
+    return graph

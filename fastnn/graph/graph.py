@@ -20,6 +20,19 @@ def reachable(outputs: list[Tensor]) -> list[Tensor]:
     return sorted(seen.values(), key=lambda node: node.id)
 
 
+def root(x: Tensor) -> Tensor:
+    """The node whose memory x shows: what it is a reshape of, or x itself."""
+    while x.op == "reshape":
+        (x,) = x.inputs
+    return x
+
+
+def is_borrowed(x: Tensor, others: list[Tensor]) -> bool:
+    """Whether x cannot be given memory of its own: what it shows belongs to its source, or to one of `others`."""
+    own = root(x)
+    return own.op in ("input", "parameter", "constant", "item", "numpy_op") or any(root(y) is own for y in others)
+
+
 class Graph:
     """The outputs of a computation and every node that they need, in order of execution."""
 

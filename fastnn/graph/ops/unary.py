@@ -9,23 +9,27 @@ from . import OPS, Instr, Op, apply, same_as_first
 
 
 class Kind(NamedTuple):
-    """`number` is the kernel's enum (kernels/activations.pxi); `saved` is what its gradient reads, y or x."""
+    """`number` is the kernel's enum (kernels/activations.pxi); `saved` is what its gradient reads, y or x.
+
+    fusable: an activation of a layer, which may join the epilogue of a product.
+    """
 
     number: int
     saved: str
+    fusable: bool = False
 
 
 KINDS = {
-    "relu": Kind(1, "y"),
-    "leaky_relu": Kind(2, "x"),
-    "elu": Kind(3, "x"),
-    "gelu": Kind(4, "x"),
-    "gelu_tanh": Kind(5, "x"),
-    "silu": Kind(6, "x"),
-    "sigmoid": Kind(7, "y"),
-    "tanh": Kind(8, "y"),
-    "softplus": Kind(9, "x"),
-    "hardswish": Kind(10, "x"),
+    "relu": Kind(1, "y", fusable=True),
+    "leaky_relu": Kind(2, "x", fusable=True),
+    "elu": Kind(3, "x", fusable=True),
+    "gelu": Kind(4, "x", fusable=True),
+    "gelu_tanh": Kind(5, "x", fusable=True),
+    "silu": Kind(6, "x", fusable=True),
+    "sigmoid": Kind(7, "y", fusable=True),
+    "tanh": Kind(8, "y", fusable=True),
+    "softplus": Kind(9, "x", fusable=True),
+    "hardswish": Kind(10, "x", fusable=True),
     "exp": Kind(11, "y"),
     "log": Kind(12, "x"),
     "sqrt": Kind(13, "y"),
