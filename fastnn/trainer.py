@@ -9,6 +9,7 @@ import numpy as np
 
 from . import config
 from . import metrics as metric_functions
+from .checks import positive
 from .engine import threads
 from .engine.source import Source
 from .errors import DivergenceError
@@ -19,7 +20,7 @@ from .nn.losses import Loss
 from .nn.module import Module
 from .optim import SGD, Optimizer
 from .step import Memory, compile_step
-from .training.inputs import positive, sources
+from .training.inputs import sources
 from .training.interrupt import Interrupt
 
 if TYPE_CHECKING:

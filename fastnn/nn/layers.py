@@ -5,19 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import numpy as np
-
 from .. import functional as F  # noqa: N812
 from .. import rng
+from ..checks import positive
 from ..parameter import Parameter
 from .module import Module
-
-
-def positive(name: str, value: int) -> int:
-    """Check a layer's extent."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, found {value!r}")
-    return int(value)
 
 
 class Sequential(Module):

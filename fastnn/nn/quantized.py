@@ -18,9 +18,10 @@ import numpy as np
 
 from .. import functional as F  # noqa: N812
 from .. import rng
+from ..checks import positive
 from ..graph.ops import apply
 from ..graph.tensor import Tensor, current, source
-from .layers import Linear, positive
+from .layers import Linear
 from .module import Module
 
 QMIN, QMAX = -128, 127

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..callbacks import Callback
+from ..checks import positive
 from ..engine.source import Source
 from ..schedules import BatchSizeSchedule, Schedule
-from .inputs import class_weights, positive, split_rows
+from .inputs import class_weights, split_rows
 from .interrupt import Interrupt
 from .loop import Loop, Position
 from .progress import ProgressBar

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
 
 import numpy as np
 
 from ..data import train_test_split
 from ..engine.source import Source
 from ..nn.losses import Loss
-
-
-def positive(name: str, value: Any) -> int:
-    """ValueError unless value is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, found {value!r}")
-    return int(value)
 
 
 def sources(X, y, sample_weight, token_ids: bool, loss, prefix: str = "") -> list[Source]:  # noqa: N803

@@ -63,6 +63,7 @@ class Loop:
         self.samples = len(data[0]) if rows is None else len(rows)
         self.every = [c for c in callbacks if c.every]
         self.watched = any(c.watches for c in callbacks)
+        self.parts: list[tuple[Any, int, int]] = []             # of the epoch at hand
         self.pace = 0.0                         # seconds an iteration
         self.started = time.perf_counter()
         self.reserve = 0.0                      # seconds that the last validation will take
@@ -185,7 +186,8 @@ class Loop:
         """The rest of the epoch at hand: the iteration, from 1, whose loss was not finite, if any; the last rate;
         whether the epoch is over (a time budget ends it early)."""
         trainer, at = self.trainer, self.at
-        parts, iterations = self._parts(at.epoch), self.iterations(at.epoch)
+        self.parts = parts = self._parts(at.epoch)
+        iterations = self.iterations(at.epoch)
         n, order = self.samples, self.rows
         at.batch_size = self._size(at.epoch)
         if at.shuffle:
@@ -269,7 +271,7 @@ class Loop:
     def _totals(self) -> np.ndarray:
         """Sums over the batches done: Σ loss·weight, Σ weight, then the metrics' by samples."""
         totals = np.zeros(2 + len(self.trainer._additive))
-        for (step, _, _), sums in zip(self._parts(self.at.epoch), self.at.sums, strict=False):
+        for (step, _, _), sums in zip(self.parts, self.at.sums, strict=False):
             scale = np.full(len(sums), float(step.batch_size))
             scale[:2] = 1
             totals += np.array(sums) * scale

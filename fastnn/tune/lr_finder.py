@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..checks import positive
 from ..engine.executor import permutation
 from ..engine.source import Source
 from ..history import import_figure
-from ..training.inputs import positive
 
 if TYPE_CHECKING:
     from ..trainer import Trainer

@@ -1,0 +1,14 @@
+"""Checks of arguments that several rooms share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def positive(name: str, value: Any) -> int:
+    """`value` as an int; ValueError that names it unless it is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, found {value!r}")
+    return int(value)
