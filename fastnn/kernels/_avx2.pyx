@@ -78,27 +78,5 @@ cdef inline vec vload4(const float *p, int64_t ld) noexcept nogil:
     return insert128(cast128(load128(p)), load128(p + ld), 1)
 
 
-# In every group of four lanes, t[0 … 3] becomes its 4×4 transpose.
-cdef inline void vtranspose4(vec *t) noexcept nogil:
-    cdef vec a = unpacklo(t[0], t[1])
-    cdef vec b = unpackhi(t[0], t[1])
-    cdef vec c = unpacklo(t[2], t[3])
-    cdef vec d = unpackhi(t[2], t[3])
-    t[0] = shuffle(a, c, 0x44)
-    t[1] = shuffle(a, c, 0xEE)
-    t[2] = shuffle(b, d, 0x44)
-    t[3] = shuffle(b, d, 0xEE)
-
-
-KERNELS = {}
-
-include "activations.pxi"
-include "elementwise.pxi"
-include "random.pxi"
-include "reduce.pxi"
-include "loss.pxi"
-include "optim.pxi"
-include "data.pxi"
-include "pack.pxi"
-include "gemm.pxi"
-include "int8.pxi"
+include "x86.pxi"
+include "all.pxi"

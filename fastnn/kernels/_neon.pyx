@@ -110,15 +110,4 @@ cdef inline void vtranspose4(vec *t) noexcept nogil:
     t[3] = combine(high(b), high(d))
 
 
-KERNELS = {}
-
-include "activations.pxi"
-include "elementwise.pxi"
-include "random.pxi"
-include "reduce.pxi"
-include "loss.pxi"
-include "optim.pxi"
-include "data.pxi"
-include "pack.pxi"
-include "gemm.pxi"
-include "int8.pxi"
+include "all.pxi"

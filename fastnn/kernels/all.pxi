@@ -1,0 +1,15 @@
+# Every kernel family. Each instruction set's unit includes this file behind its vector type and tile table.
+
+# Kernel name → address; each family adds its own.
+KERNELS = {}
+
+include "activations.pxi"
+include "elementwise.pxi"
+include "random.pxi"
+include "reduce.pxi"
+include "loss.pxi"
+include "optim.pxi"
+include "data.pxi"
+include "pack.pxi"
+include "gemm.pxi"
+include "int8.pxi"
