@@ -56,8 +56,8 @@ XWB = ((9, 5), (5, 17), (17,))
 
 
 @pytest.mark.parametrize("function", [lambda x, w, b: F.matmul(x, w) + b, lambda x, w, b: b + F.matmul(x, w)])
-def test_matmul_bias(function):
-    graph = check(function, XWB, rules.matmul_bias, ["matmul", "binary"], ["matmul"])
+def test_product_bias(function):
+    graph = check(function, XWB, rules.product_bias, ["matmul", "binary"], ["matmul"])
     assert len(graph.outputs[0].inputs) == 3 and graph.outputs[0].attrs["bias"]
 
 
@@ -74,10 +74,10 @@ def test_matmul_bias(function):
     ],
     ids=["difference", "array", "column", "product is broadcast", "read twice", "product is a result", "no product"],
 )
-def test_matmul_bias_does_not_apply(function, shapes, before):
+def test_product_bias_does_not_apply(function, shapes, before):
     if before is None:
         function, shapes, before = (lambda x, b: F.exp(x) + b), shapes[:2], ["unary", "binary"]
-    check(function, shapes, rules.matmul_bias, before, before)
+    check(function, shapes, rules.product_bias, before, before)
 
 
 FUSABLE = [name for name, kind in rules.KINDS.items() if kind.fusable]
@@ -94,31 +94,31 @@ def test_every_activation_is_of_one_sort_or_the_other():
 
 
 @pytest.mark.parametrize("kind", BY_OUTPUT)
-def test_matmul_activation(kind):
+def test_product_activation(kind):
     def function(x, w):
         return act(kind, F.matmul(x, w))
 
-    graph = check(function, XWB[:2], rules.matmul_activation, ["matmul", "unary"], ["matmul"])
+    graph = check(function, XWB[:2], rules.product_activation, ["matmul", "unary"], ["matmul"])
     assert graph.outputs[0].attrs["act"] == kind
 
 
 @pytest.mark.parametrize("kind", BY_INPUT)
-def test_matmul_activation_saving(kind):
+def test_product_activation_saving(kind):
     def function(x, w):
         return act(kind, F.matmul(x, w))
 
-    check(function, XWB[:2], rules.matmul_activation, ["matmul", "unary"], ["matmul", "unary"])
-    graph = check(function, XWB[:2], rules.matmul_activation_saving, ["matmul", "unary"], ["matmul"])
+    check(function, XWB[:2], rules.product_activation, ["matmul", "unary"], ["matmul", "unary"])
+    graph = check(function, XWB[:2], rules.product_activation_saving, ["matmul", "unary"], ["matmul"])
     assert not graph.outputs[0].attrs.get("pre"), "the product is not read again, so it is not kept"
 
 
 @pytest.mark.parametrize("kind", BY_INPUT)
-def test_matmul_activation_saving_keeps_the_product_for_others(kind):
+def test_product_activation_saving_keeps_the_product_for_others(kind):
     def function(x, w):
         z = F.matmul(x, w)
         return act(kind, z), F.exp(z), z
 
-    graph = check(function, XWB[:2], rules.matmul_activation_saving, ["matmul", "unary", "unary"], ["matmul", "unary"])
+    graph = check(function, XWB[:2], rules.product_activation_saving, ["matmul", "unary", "unary"], ["matmul", "unary"])
     assert [y.op for y in graph.outputs] == ["matmul", "unary", "item"] and graph.outputs[0].attrs["pre"]
 
 
@@ -128,7 +128,7 @@ def test_two_activations_of_one_product():
         z = F.matmul(x, w)
         return act("gelu", z), act("silu", z)
 
-    check(function, XWB[:2], rules.matmul_activation_saving, ["matmul", "unary", "unary"], ["matmul", "unary"])
+    check(function, XWB[:2], rules.product_activation_saving, ["matmul", "unary", "unary"], ["matmul", "unary"])
 
 
 def test_activation_by_output_needs_the_product_for_itself():
@@ -136,38 +136,38 @@ def test_activation_by_output_needs_the_product_for_itself():
         z = F.matmul(x, w)
         return F.tanh(z), z
 
-    check(function, XWB[:2], rules.matmul_activation, ["matmul", "unary"], ["matmul", "unary"])
+    check(function, XWB[:2], rules.product_activation, ["matmul", "unary"], ["matmul", "unary"])
 
 
 @pytest.mark.parametrize("kind", ["exp", "log", "abs", "square"])
 def test_other_functions_stay_outside(kind):
-    for rule in (rules.matmul_activation, rules.matmul_activation_saving):
+    for rule in (rules.product_activation, rules.product_activation_saving):
         graph = graph_of(lambda x, w: act(kind, F.matmul(x, w)), *XWB[:2])
         assert ops(rewrite(graph, rule)) == ["matmul", "unary"]
 
 
 @pytest.mark.parametrize("kind", FUSABLE)
-def test_matmul_activation_gradient(kind):
+def test_product_activation_gradient(kind):
     def function(dy, w, saved):
         return apply("unary_grad", F.matmul(dy, w), saved, kind=kind, alpha=0.3)
 
     shapes = ((9, 5), (5, 17), (9, 17))
-    graph = check(function, shapes, rules.matmul_activation_gradient, ["matmul", "unary_grad"], ["matmul"])
+    graph = check(function, shapes, rules.product_activation_gradient, ["matmul", "unary_grad"], ["matmul"])
     assert graph.outputs[0].attrs["epilogue"] == 2
 
     def read_twice(dy, w, saved):
         z = F.matmul(dy, w)
         return apply("unary_grad", z, saved, kind=kind, alpha=0.3), z
 
-    check(read_twice, shapes, rules.matmul_activation_gradient, ["matmul", "unary_grad"], ["matmul", "unary_grad"])
+    check(read_twice, shapes, rules.product_activation_gradient, ["matmul", "unary_grad"], ["matmul", "unary_grad"])
 
 
-def test_matmul_activation_gradient_leaves_a_biased_product_alone():
+def test_product_activation_gradient_leaves_a_biased_product_alone():
     def function(dy, w, b, saved):
         return apply("unary_grad", F.matmul(dy, w) + b, saved, kind="relu", alpha=0.0)
 
-    graph = rewrite(graph_of(function, *XWB, (9, 17)), rules.matmul_bias)
-    assert ops(graph) == ops(rewrite(graph, rules.matmul_activation_gradient)) == ["matmul", "unary_grad"]
+    graph = rewrite(graph_of(function, *XWB, (9, 17)), rules.product_bias)
+    assert ops(graph) == ops(rewrite(graph, rules.product_activation_gradient)) == ["matmul", "unary_grad"]
 
 
 @pytest.mark.parametrize("kind", ["add", "sub", "mul", "div"])

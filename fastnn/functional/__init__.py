@@ -23,6 +23,11 @@ from .arithmetic import (
     sub,
     where,
 )
+from .conv import (
+    conv1d,
+    conv2d,
+    conv_transpose2d,
+)
 from .losses import (
     cross_entropy_rows,
     equal_labels,
@@ -79,6 +84,9 @@ __all__ = [
     "add",
     "argmax",
     "concatenate",
+    "conv1d",
+    "conv2d",
+    "conv_transpose2d",
     "cross_entropy_rows",
     "div",
     "dropout",

@@ -9,47 +9,51 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from .graph import Graph, root
+from . import layout
+from .graph import Graph, is_borrowed, root
 from .ops import apply, item
 from .ops.linalg import ACTIVATION, GRADIENT
 from .ops.unary import KINDS
 from .tensor import Tensor
 
+# Ops on two operands whose kernels take a bias, and an activation or its gradient on the way out.
+PRODUCTS = ("matmul", "conv2d", "conv2d_data")
+
 Rule = Callable[[Tensor, Counter[int]], "Tensor | list[tuple[Tensor, Tensor]] | None"]
 
 
-def matmul_bias(node: Tensor, uses: Counter[int]) -> Tensor | None:
-    """x·W + b → one product that starts from the bias."""
+def product_bias(node: Tensor, uses: Counter[int]) -> Tensor | None:
+    """x·W + b → one product, or convolution, that starts from the bias."""
     if node.op != "binary" or node.attrs["kind"] != "add":
         return None
     for product, bias in (node.inputs, node.inputs[::-1]):
         if (
-            product.op == "matmul"
+            product.op in PRODUCTS
             and len(product.inputs) == 2
             and uses[product.id] == 1
             and bias.shape == product.shape[-1:]
             and node.shape == product.shape
         ):
-            return apply("matmul", *product.inputs, bias, **{**product.attrs, "bias": True})
+            return apply(product.op, *product.inputs, bias, **{**product.attrs, "bias": True})
     return None
 
 
-def matmul_activation(node: Tensor, uses: Counter[int]) -> Tensor | None:
+def product_activation(node: Tensor, uses: Counter[int]) -> Tensor | None:
     """act(x·W + b) → the activation in the product's epilogue, when only the activation reads the product."""
     if not _is_activation(node, saved="y"):
         return None
     (product,) = node.inputs
-    if product.op != "matmul" or uses[product.id] != 1 or product.attrs.get("epilogue"):
+    if product.op not in PRODUCTS or uses[product.id] != 1 or product.attrs.get("epilogue"):
         return None
     return _with_activation(product, node, pre=False)
 
 
-def matmul_activation_saving(node: Tensor, uses: Counter[int]) -> Tensor | list[tuple[Tensor, Tensor]] | None:
+def product_activation_saving(node: Tensor, uses: Counter[int]) -> Tensor | list[tuple[Tensor, Tensor]] | None:
     """The same for activations whose gradient reads x: the bare product becomes the second result."""
     if not _is_activation(node, saved="x"):
         return None
     (product,) = node.inputs
-    if product.op != "matmul" or product.attrs.get("epilogue"):
+    if product.op not in PRODUCTS or product.attrs.get("epilogue"):
         return None
     if uses[product.id] == 1:
         return _with_activation(product, node, pre=False)
@@ -66,18 +70,18 @@ def _with_activation(product: Tensor, node: Tensor, pre: bool) -> Tensor:
     attrs = {**product.attrs, "epilogue": ACTIVATION, "act": node.attrs["kind"], "alpha": node.attrs["alpha"]}
     if pre:
         attrs["pre"] = True
-    return apply("matmul", *product.inputs, **attrs)
+    return apply(product.op, *product.inputs, **attrs)
 
 
-def matmul_activation_gradient(node: Tensor, uses: Counter[int]) -> Tensor | None:
+def product_activation_gradient(node: Tensor, uses: Counter[int]) -> Tensor | None:
     """act'(saved)·(dy·W) → the derivative in the epilogue of the data gradient."""
     if node.op != "unary_grad" or not KINDS[node.attrs["kind"]].fusable:
         return None
     product, saved = node.inputs
-    if product.op != "matmul" or uses[product.id] != 1 or len(product.inputs) != 2:
+    if product.op not in PRODUCTS or uses[product.id] != 1 or len(product.inputs) != 2:
         return None
     attrs = {**product.attrs, "epilogue": GRADIENT, "act": node.attrs["kind"], "alpha": node.attrs["alpha"]}
-    return apply("matmul", *product.inputs, saved, **attrs)
+    return apply(product.op, *product.inputs, saved, **attrs)
 
 
 def scalar_operand(node: Tensor, uses: Counter[int]) -> Tensor | None:
@@ -114,10 +118,11 @@ def shared_packs() -> Rule:
 
 # Those that serve any machine: exported C uses them, too.
 PORTABLE: tuple[Rule, ...] = (
-    matmul_bias,
-    matmul_activation,
-    matmul_activation_saving,
-    matmul_activation_gradient,
+    *layout.RULES,
+    product_bias,
+    product_activation,
+    product_activation_saving,
+    product_activation_gradient,
     scalar_operand,
 )
 RULES: tuple[Rule, ...] = (*PORTABLE, pack_transposed)
@@ -146,7 +151,13 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
 
 
 def fuse(graph: Graph, rules: tuple[Rule, ...] = RULES) -> Graph:
-    """The rules, in order; last, what they packed more than once is packed once."""
+    """The rules, in order; what they packed more than once is packed once; outputs keep memory of their own."""
+    owned = _owned(graph.outputs)
     for rule in (*rules, shared_packs()):
         graph = rewrite(graph, rule)
-    return graph
+    now = zip(graph.outputs, owned, _owned(graph.outputs), strict=True)
+    return Graph([apply("copy", x) if before and not after else x for x, before, after in now])
+
+
+def _owned(outputs: list[Tensor]) -> list[bool]:
+    return [not is_borrowed(x, outputs[:i]) for i, x in enumerate(outputs)]

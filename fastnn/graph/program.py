@@ -12,8 +12,12 @@ from ..engine.source import DTYPES
 from ..kernels.table import KERNELS
 from .graph import Graph
 from .ops import OPS, Instr
+from .ops.conv import flops as conv_flops
 from .plan import ALIGN, Place, Plan, align, bytes_of
 from .tensor import BYTES, INT, Tensor
+
+# Kernels whose arithmetic is counted exactly, and whose rate profile() shows.
+PRODUCTS = ("gemm", "conv2d", "conv2d_weight")
 
 
 def aligned_zeros(nbytes: int) -> np.ndarray:
@@ -205,7 +209,7 @@ class Program:
         total = sum(seconds)
         lines = [f"{'':>4} {'kernel':<16} {'µs':>9} {'GFLOP/s':>9} {'%':>6}  sizes"]
         for i, (t, (kernel, sizes)) in enumerate(zip(seconds, self._costs, strict=False)):
-            rate = f"{_cost(kernel, sizes) / t / 1e9:9.1f}" if kernel == "gemm" and t else " " * 9
+            rate = f"{_cost(kernel, sizes) / t / 1e9:9.1f}" if kernel in PRODUCTS and t else " " * 9
             shown = " ".join(map(str, sizes[:4]))
             lines.append(f"{i:>4} {kernel:<16} {t * 1e6:9.2f} {rate} {100 * t / total:6.1f}  {shown}")
         return "\n".join([*lines, f"{'':>4} {'total':<16} {total * 1e6:9.2f}"])
@@ -241,6 +245,8 @@ def _cost(kernel: str, sizes: tuple) -> float:
     if kernel == "gemm":
         m, n, k, batch = sizes[0], sizes[1], sizes[2], sizes[8]
         return 2.0 * m * n * k * batch
+    if kernel in ("conv2d", "conv2d_weight"):
+        return conv_flops(kernel, sizes)
     if kernel == "quantized_linear":
         m, n, k = sizes[:3]
         return 1.0 * m * n * k
@@ -249,7 +255,7 @@ def _cost(kernel: str, sizes: tuple) -> float:
 
 def product_flops(node: Tensor) -> float:
     """Floating-point operations of the products that a node is lowered to; 0 if there are none."""
-    return sum(_cost(instr.kernel, instr.sizes) for instr in _lower(node) if instr.kernel == "gemm")
+    return sum(_cost(instr.kernel, instr.sizes) for instr in _lower(node) if instr.kernel in PRODUCTS)
 
 
 class _PythonCall:

@@ -189,6 +189,7 @@ cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row,
 cdef void gemm_direct(const Gemm *g, int64_t row, int64_t row_end, int64_t at, int64_t at_end) noexcept nogil:
     cdef Tile t
     cdef int64_t w, col
+    one_segment(&t)
     t.k = g.k
     t.a_m = g.a_m
     t.a_k = g.a_k
@@ -211,6 +212,7 @@ cdef void gemm_copied(const Gemm *g, int64_t row, int64_t row_end, int64_t at, i
     cdef float *a_copy = <float*>((<size_t>a_raw + 63) & ~<size_t>63)
     cdef Tile t
     cdef int64_t p, r, rows, w, v, col, group_end, step = MC if copy_a else row_end - row, kc = KC
+    one_segment(&t)
     if copy_a and copy_b:                   # every block of A needs B copied again: make it taller
         kc = KC // BOTH
         step = MC * BOTH

@@ -18,6 +18,10 @@ cdef inline int64_t imin(int64_t a, int64_t b) noexcept nogil:
     return a if a < b else b
 
 
+cdef inline int64_t imax(int64_t a, int64_t b) noexcept nogil:
+    return a if a > b else b
+
+
 # Vectors in the next panel when `left` vectors remain: as few panels as possible, of about the same width.
 cdef inline int64_t panel_width(int64_t left) noexcept nogil:
     if left <= NV:

@@ -16,6 +16,7 @@ from .activations import (
     Tanh,
     activation,
 )
+from .conv import Conv1d, Conv2d, ConvTranspose2d
 from .layers import Dropout, Flatten, Identity, Linear, Sequential
 from .losses import (
     BCEWithLogitsLoss,
@@ -31,7 +32,9 @@ from .module import Module
 from .quantized import Dequantize, FakeQuantize, FakeQuantizedLinear, Lookup, Quantize, QuantizedLinear
 
 __all__ = [
-    "ELU", "GELU", "BCEWithLogitsLoss", "CrossEntropyLoss", "Dequantize", "Dropout", "FakeQuantize",
+    "ELU", "GELU", "BCEWithLogitsLoss",
+    "Conv1d", "Conv2d", "ConvTranspose2d",
+    "CrossEntropyLoss", "Dequantize", "Dropout", "FakeQuantize",
     "FakeQuantizedLinear", "Flatten", "Hardswish", "HuberLoss", "Identity", "L1Loss", "LeakyReLU", "Linear",
     "LogSoftmax", "Lookup", "Loss", "MSELoss", "Module", "NLLLoss", "Parameter", "Quantize", "QuantizedLinear",
     "ReLU", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh",

@@ -8,7 +8,7 @@ from . import OPS, Instr, Op, apply
 from .elementwise import unbroadcast
 from .unary import KINDS
 
-# Epilogues of the gemm kernel (kernels/gemm.pxi).
+# Epilogues of the products (kernels/gemm.pxi, conv.pxi).
 NONE, ACTIVATION, GRADIENT = 0, 1, 2
 
 
@@ -55,20 +55,20 @@ def _matmul_lower(node: Tensor) -> list[Instr]:
         m, batch = m * batch, 1
     a_m, a_k = _strides(a, ta)
     b_k = 0 if packed else n
+    bias, saved, kind, act, alpha = epilogue(node)
+    pre = (node, 1) if attrs.get("pre") else None
+    sizes = (m, n, k, n, a_m, a_k, b_k, 1, batch, m * n, a_batch, b_batch, 0, kind, act)
+    return [Instr("gemm", ((node, 0), pre, a, b, bias, saved), sizes, (alpha,))]
+
+
+def epilogue(node: Tensor) -> tuple[Tensor | None, Tensor | None, int, int, float]:
+    """Bias, saved operand of an activation's gradient, epilogue, activation and its parameter of a product."""
+    attrs = node.attrs
     extra = list(node.inputs[2:])
     bias = extra.pop(0) if attrs.get("bias") else None
     saved = extra.pop(0) if attrs.get("epilogue") == GRADIENT else None
-    pre = (node, 1) if attrs.get("pre") else None
-    sizes = (m, n, k, n, a_m, a_k, b_k, 1, batch, m * n, a_batch, b_batch, 0)
-    kind = KINDS[attrs["act"]].number if attrs.get("act") else 0
-    return [
-        Instr(
-            "gemm",
-            ((node, 0), pre, a, b, bias, saved),
-            (*sizes, attrs.get("epilogue", NONE), kind),
-            (attrs.get("alpha", 0.0),),
-        )
-    ]
+    act = KINDS[attrs["act"]].number if attrs.get("act") else 0
+    return bias, saved, attrs.get("epilogue", NONE), act, attrs.get("alpha", 0.0)
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...graph.fuse import matmul_bias, rewrite
+from ...graph.fuse import product_bias, rewrite
 from ...graph.graph import Graph
 from ...graph.tensor import FLOAT, INT, Tensor, size_of, source, tracing
 from ...nn.module import Module
@@ -50,7 +50,7 @@ def _trace(model: Module, shapes: Sequence[tuple[int, ...]], batch: int) -> Grap
     for output in outputs:
         if not isinstance(output, Tensor):
             raise TypeError(f"the model returned {type(output).__name__}, expected a tensor")
-    return rewrite(Graph(outputs), matmul_bias)
+    return rewrite(Graph(outputs), product_bias)
 
 
 class Writer:
