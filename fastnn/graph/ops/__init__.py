@@ -65,4 +65,15 @@ for _source in ("input", "parameter", "constant"):
     OPS[_source] = Op(infer=same_as_first, lower=None)
 OPS["item"] = Op(infer=same_as_first, lower=None, alias=True)
 
-from . import conv, elementwise, linalg, loss, numpy_op, quantized, random, reduce, shape, unary  # noqa: E402, F401
+from . import (  # noqa: E402, F401
+    conv,
+    elementwise,
+    linalg,
+    loss,
+    numpy_op,
+    quantized,
+    random,
+    reduce,
+    shape,
+    unary,
+)
