@@ -15,16 +15,17 @@ import numpy as np
 
 from . import functional as F  # noqa: N812
 from .graph.tensor import INT, Tensor
+from .nn.losses import classes_last
 
 
 def accuracy(prediction: Tensor, target: Tensor) -> Tensor:
     """Share of correct predictions.
 
-    Class indices or probabilities against (N, C) logits: the largest counts. Otherwise one logit each
-    against 0 or 1: its sign counts.
+    Class indices or probabilities against (N, C) logits, or those of every position, (N, C, d…) or (B, T, C): the
+    largest counts. Otherwise one logit each against 0 or 1: its sign counts.
     """
     if target.dtype == INT:
-        if prediction.ndim > 2:
+        if prediction.ndim > 2 and not classes_last(prediction.shape, target.shape, None, "accuracy"):
             last = (0, *range(2, prediction.ndim), 1)
             prediction = F.transpose(prediction, last)
         hits = F.equal_labels(F.argmax(prediction), target)

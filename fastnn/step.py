@@ -12,6 +12,7 @@ from .engine.source import FLOAT32, Source, first_nonfinite
 from .graph.autodiff import gradients
 from .graph.fuse import fuse
 from .graph.graph import Graph, is_borrowed, root
+from .graph.ids import IdRange, id_ranges
 from .graph.ops import apply
 from .graph.plan import Place, align, plan
 from .graph.program import Program, aligned_zeros, place_constants
@@ -127,13 +128,14 @@ class Step:
         batch_size: int,
         results: Sequence[Tensor],
         classes: set[tuple[int, int]],
+        ids: Sequence[IdRange] = (),
         prediction: Tensor | None = None,
     ):
         self.program, self.memory, self.batch_size = program, memory, batch_size
         loss, weight, *sums = results
         self._loss, self._weight = program.address(loss), program.address(weight)
         self._sums = tuple(program.address(s) for s in sums)
-        self._classes = classes
+        self._classes, self._ids = classes, ids
         # A view of the last batch's prediction, where it was asked for.
         self.prediction = None if prediction is None else program.array(prediction)
 
@@ -144,21 +146,29 @@ class Step:
             if name in sources:
                 executor.bind_source(sources[name], one.address, one.row_bytes, one.code)
 
-    def check_labels(self, y: Source) -> None:
-        """ValueError if a class index is out of range for the prediction; shapes were checked at trace time."""
+    def check(self, data: Sequence[Source]) -> None:
+        """ValueError if a token id is out of range for its embedding or a class index for the prediction; shapes were
+        checked at trace time."""
+        x, y = data[:2]
+        for one in self._ids:
+            low, high = x.integer_range() if one.columns is None else (-1, -1)
+            if low < 0 or high >= one.n:
+                for start, rows in x.rows_at_a_time():
+                    one.check(rows, x.name, start)
         if not self._classes or not y.array.size:
             return
         low, high = y.integer_range()
         for n, ignore in self._classes:
             if low >= 0 and high < n:
                 continue
-            wrong = ((y.array < 0) | (y.array >= n)) & (y.array != ignore)
-            if wrong.any():
-                where = tuple(int(i) for i in np.argwhere(wrong)[0])
-                raise ValueError(
-                    f"{y.name} has label {int(y.array[where])} at sample {where[0]}; the model predicts {n} classes, "
-                    f"so labels must be 0 to {n - 1}"
-                )
+            for start, rows in y.rows_at_a_time():
+                wrong = ((rows < 0) | (rows >= n)) & (rows != ignore)
+                if wrong.any():
+                    where = tuple(int(i) for i in np.argwhere(wrong)[0])
+                    raise ValueError(
+                        f"{y.name} has label {int(rows[where])} at sample {start + where[0]}; the model predicts {n} "
+                        f"classes, so labels must be 0 to {n - 1}"
+                    )
 
     def run(
         self, batches: int, rows, first_row: int, rates, seed: int, step: int, nthreads: int, start=None,
@@ -234,7 +244,7 @@ def compile_step(
 
         memory.arena.check_holds(node.attrs["parameter"] for node in trace.parameters.values())
     graph = Graph([*results, *outputs])
-    classes = _classes(graph, inputs[1])
+    classes, ids = _classes(graph, inputs[1]), [one for one in id_ranges(graph) if one.input == "x"]
     graph = fuse(graph)
     if config.verify:
         graph.verify()
@@ -258,7 +268,7 @@ def compile_step(
         segments["parameters"] = memory.arena.bytes
     program = Program(graph, planned, segments, update)
     kept = results.pop() if keep_prediction else None
-    return Step(program, memory, x.shape[0], results, classes, kept)
+    return Step(program, memory, x.shape[0], results, classes, ids, kept)
 
 
 def _classes(graph: Graph, target: Tensor) -> set[tuple[int, int]]:

@@ -147,7 +147,7 @@ class Trainer:
         Raises DivergenceError if the loss is not finite; then nothing was updated.
         """
         step, data = self._batch_step(x, y, sample_weight)
-        step.check_labels(data[1])
+        step.check(data)
         self._rate[0] = self.optimizer.lr
         done, totals, diverged, error = step.run(
             1, None, 0, self._rate, self.seed, self.iteration, self._threads(step)
@@ -166,7 +166,7 @@ class Trainer:
         """
         data = self._sources(x, y, sample_weight)
         step = self._step(data, len(data[0]), True)
-        step.check_labels(data[1])
+        step.check(data)
         step.run_gradients(self.seed, self.iteration + 1, self._threads(step))
         return self._memory.gradients()
 
@@ -303,8 +303,8 @@ class Trainer:
             self._programs.clear()
             self._last = None
 
-    def _check_labels(self, data: list[Source]) -> None:
-        self._step(data, min(EVALUATION_BATCH, len(data[0])), False).check_labels(data[1])
+    def _check(self, data: list[Source]) -> None:
+        self._step(data, min(EVALUATION_BATCH, len(data[0])), False).check(data)
 
     def _step(self, data: list[Source], batch_size: int, training: bool):
         outs = [Out((batch_size, *s.row_shape), INT if s.integers else FLOAT) for s in data]
@@ -332,7 +332,7 @@ class Trainer:
             if not batch:
                 continue
             step = self._step(data, batch, False)
-            step.check_labels(data[1])
+            step.check(data)
             sums, each = None, 1 if self._epochal else batches
             for begin in range(first, first + batches * batch, each * batch):
                 some = None if rows is None else rows[begin:]

@@ -23,10 +23,11 @@ cdef class Inference:
     specs: shape and dtype of each input and then of each output. uses: (number of the array, instruction, operand,
     offset in bytes) for each place that reads or writes one of them. static_end: where the part ends that depends on
     parameters alone; those lie in `arena` (None: there are none). threads(most): how many of `most` threads pay.
+    ids: the IdRange of each input that is looked up.
     """
 
     cdef Executor executor
-    cdef list shapes, dtypes
+    cdef list shapes, dtypes, ids
     cdef int64_t n_inputs, n_uses, static_end
     cdef Use *uses
     cdef size_t *addresses
@@ -36,11 +37,12 @@ cdef class Inference:
     cdef unsigned long owner            # the thread that has the lock
 
     def __cinit__(self, Executor executor, specs, int64_t n_inputs, uses, int64_t static_end, arena, threads,
-                  bint calls_python, bint single):
+                  bint calls_python, bint single, ids):
         cdef int64_t i
         self.executor, self.n_inputs, self.static_end = executor, n_inputs, static_end
         self.shapes = [tuple(spec.shape) for spec in specs]
         self.dtypes = [np.dtype(spec.dtype) for spec in specs]
+        self.ids = [(int(one.input), one.n, one) for one in ids]
         self.arena, self.version, self.threads = arena, -1, threads
         self.parallel, self.calls_python, self.single = threads(MAX_THREADS) > 1, calls_python, single
         self.n_uses = len(uses)
@@ -97,6 +99,8 @@ cdef class Inference:
             for i in range(n):
                 if not self.locate(self.n_inputs + i, results[i]):
                     return None
+            if self.ids:
+                self.check_ids(arrays)
             for i in range(self.n_uses):
                 self.executor.code[self.uses[i].instr].ptr[self.uses[i].slot] = \
                     <void*>(self.addresses[self.uses[i].array] + <size_t>self.uses[i].offset)
@@ -105,6 +109,21 @@ cdef class Inference:
             self.owner = 0
             PyThread_release_lock(self.lock)
         return results[0] if self.single else tuple(results)
+
+    cdef int check_ids(self, tuple arrays) except -1:
+        """ValueError that names the layer if an id is out of range."""
+        cdef int64_t i, k, n, size
+        cdef const int64_t *x
+        cdef bint inside
+        for k, n, one in self.ids:
+            x = <const int64_t*>self.addresses[k]
+            size = <int64_t>arrays[k].size
+            inside = True
+            for i in range(size):
+                inside &= 0 <= x[i] and x[i] < n
+            if not inside:
+                one.check(arrays[k], "the input")       # columns of it may be all that is looked up
+        return 0
 
     cdef int64_t begin(self) except -1:
         """The first instruction to run: parameters that cannot have changed keep what was made of them."""

@@ -89,14 +89,29 @@ class Source:
         """Shape of one sample."""
         return self.array.shape[1:]
 
+    def rows_at_a_time(self):
+        """(first row, view of some rows) pairs that cover the source."""
+        rows = max(1, PIECE * len(self.array) // max(self.array.nbytes, 1))
+        for i in range(0, len(self.array), rows):
+            yield i, self.array[i : i + rows]
+
     def _pieces(self):
         """(first row, contiguous array) pairs that cover the source."""
         if self.array.flags.c_contiguous:
             yield 0, self.array
         else:
-            rows = max(1, PIECE * len(self.array) // max(self.array.nbytes, 1))
-            for i in range(0, len(self.array), rows):
-                yield i, np.ascontiguousarray(self.array[i : i + rows])
+            for i, rows in self.rows_at_a_time():
+                yield i, np.ascontiguousarray(rows)
+
+    def _span(self) -> np.ndarray | None:
+        """The numbers of rows that overlap, each once; None where they do not."""
+        array = self.array
+        if array.ndim != 2 or not 0 < array.strides[0] < array.shape[1] * array.itemsize:
+            return None
+        if array.strides[1] != array.itemsize or array.strides[0] % array.itemsize:
+            return None
+        length = (len(array) - 1) * (array.strides[0] // array.itemsize) + array.shape[1]
+        return np.lib.stride_tricks.as_strided(array, (length,), (array.itemsize,), writeable=False)
 
     def check_finite(self) -> None:
         """ValueError that names the first sample with a NaN or an infinity (after conversion to float32)."""
@@ -115,7 +130,8 @@ class Source:
     def integer_range(self) -> tuple[int, int]:
         """Smallest and largest value of a source of integers that is not empty."""
         low, high = [], []
-        for _, piece in self._pieces():
+        span = self._span()
+        for _, piece in self._pieces() if span is None else [(0, span)]:
             call_kernel(_INTEGER_RANGE, (address_of(piece), _RESULT.address), (piece.size, self.code, piece.itemsize))
             low.append(int(_RESULT.values[0]))
             high.append(int(_RESULT.values[1]))

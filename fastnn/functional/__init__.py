@@ -28,6 +28,7 @@ from .conv import (
     conv2d,
     conv_transpose2d,
 )
+from .embedding import embedding
 from .losses import (
     cross_entropy_rows,
     equal_labels,
@@ -91,6 +92,7 @@ __all__ = [
     "div",
     "dropout",
     "elu",
+    "embedding",
     "equal",
     "equal_labels",
     "erf",

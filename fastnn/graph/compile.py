@@ -15,6 +15,7 @@ from .. import config
 from ..engine.executor import Inference
 from .fuse import fuse, rewrite
 from .graph import Graph, is_borrowed, root
+from .ids import id_ranges
 from .ops import apply
 from .plan import Place, plan
 from .program import Program, aligned_zeros, hoist, place_constants
@@ -55,7 +56,7 @@ class Compiled:
         uses = [(k, *use) for k, name in enumerate(names) for use in self.program.relocations.get(name, [])]
         self.inference = Inference(
             self.program.executor, [*specs, *self.outs], len(specs), uses, self.program.static_end, arena,
-            self.program.threads, any(node.op == "numpy_op" for node in graph.nodes), single,
+            self.program.threads, any(node.op == "numpy_op" for node in graph.nodes), single, id_ranges(graph),
         )
 
     def __call__(self, *arrays: np.ndarray, out: np.ndarray | None = None, nthreads: int = 1):

@@ -97,6 +97,21 @@ def scalar_operand(node: Tensor, uses: Counter[int]) -> Tensor | None:
     return None
 
 
+def embedding_gradient_sum(node: Tensor, uses: Counter[int]) -> Tensor | None:
+    """Rows added to a gradient that is there already (a tied head's): in place, not in an array of zeros first."""
+    if node.op != "binary" or node.attrs["kind"] != "add":
+        return None
+    for rows, base in (node.inputs, node.inputs[::-1]):
+        if (
+            rows.op == "embedding_grad"
+            and uses[rows.id] == uses[base.id] == 1
+            and base.op in ("matmul", "embedding_grad", "embedding_add", "binary")
+            and base.shape == node.shape
+        ):
+            return apply("embedding_add", base, *rows.inputs, **rows.attrs)
+    return None
+
+
 def pack_transposed(node: Tensor, uses: Counter[int]) -> Tensor | None:
     """A right operand that is stored transposed is packed into panels first, once for all its users."""
     if node.op != "matmul" or not node.attrs["tb"] or node.inputs[1].op == "pack":
@@ -125,7 +140,7 @@ PORTABLE: tuple[Rule, ...] = (
     product_activation_gradient,
     scalar_operand,
 )
-RULES: tuple[Rule, ...] = (*PORTABLE, pack_transposed)
+RULES: tuple[Rule, ...] = (*PORTABLE, embedding_gradient_sum, pack_transposed)
 
 
 def rewrite(graph: Graph, rule: Rule) -> Graph:

@@ -17,6 +17,7 @@ from .activations import (
     activation,
 )
 from .conv import Conv1d, Conv2d, ConvTranspose2d
+from .embedding import Embedding
 from .layers import Dropout, Flatten, Identity, Linear, Sequential
 from .losses import (
     BCEWithLogitsLoss,
@@ -69,4 +70,9 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "ELU", "GELU", "BCEWithLogitsLoss", "CrossEntropyLoss", "Dequantize", "Dropout", "Embedding", "FakeQuantize",
+    "FakeQuantizedLinear", "Flatten", "Hardswish", "HuberLoss", "Identity", "L1Loss", "LeakyReLU", "Linear",
+    "LogSoftmax", "Lookup", "Loss", "MSELoss", "Module", "NLLLoss", "Parameter", "Quantize", "QuantizedLinear",
+    "ReLU", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh",
+    "activation", "init",
 ]

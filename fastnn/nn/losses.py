@@ -160,17 +160,23 @@ class BCEWithLogitsLoss(_Pointwise):
 
 
 class CrossEntropyLoss(Loss):
-    """Softmax and negative log-likelihood of logits (N, C) or (N, C, d…).
+    """Softmax and negative log-likelihood of logits (N, C) or (N, C, d…), or of sequences (B, T, C).
 
     Targets: class indices (N) or (N, d…), or probabilities of the prediction's shape. weight (C): of classes;
     the mean divides by the weights of the targets. Rows whose label is ignore_index count nothing.
+
+    class_dim: the axis of the classes, 1 (PyTorch's rule) or -1, where PyTorch's users transpose or flatten: a language
+    model's (B, T, V) with tokens (B, T). None takes 1, or -1 where only that fits the target's shape; where both
+    fit (T = V) it must be said.
     """
 
     integer_targets = True
 
-    def __init__(self, weight=None, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0):
+    def __init__(self, weight=None, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0,
+                 class_dim: int | None = None):
         super().__init__(reduction)
         self.weight = _weights(weight, "weight")
+        self.class_dim = _class_dim(class_dim)
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must be in [0, 1], found {label_smoothing!r}")
         self.ignore_index, self.label_smoothing = ignore_index, label_smoothing
@@ -189,12 +195,16 @@ class CrossEntropyLoss(Loss):
 
 
 class NLLLoss(Loss):
-    """Negative log-likelihood of log-probabilities (N, C) or (N, C, d…) and class indices."""
+    """Negative log-likelihood of log-probabilities (N, C), (N, C, d…) or (B, T, C) and class indices.
+
+    class_dim: as for CrossEntropyLoss.
+    """
 
     integer_targets = True
 
-    def __init__(self, weight=None, ignore_index: int = -100, reduction: str = "mean"):
+    def __init__(self, weight=None, ignore_index: int = -100, reduction: str = "mean", class_dim: int | None = None):
         super().__init__(reduction)
+        self.class_dim = _class_dim(class_dim)
         self.weight = _weights(weight, "weight")
         self.ignore_index = ignore_index
 
@@ -208,25 +218,49 @@ class NLLLoss(Loss):
         return F.neg(F.mul(F.pick(rows, labels, self.ignore_index), weights)), weights
 
 
+def _class_dim(value) -> int | None:
+    if value not in (None, 1, -1):
+        raise ValueError(f"class_dim must be 1, -1 or None, found {value!r}")
+    return value
+
+
+def classes_last(shape: tuple[int, ...], target_shape: tuple[int, ...], class_dim: int | None, name: str) -> bool:
+    """Whether the classes of a prediction of three axes or more are its last axis, and not axis 1."""
+    if class_dim is not None or len(shape) == 2:
+        return class_dim == -1 and len(shape) > 2
+    last, first = target_shape == shape[:-1], target_shape == (shape[0], *shape[2:])
+    if last and first:
+        raise ValueError(
+            f"{name}: predictions {shape} and labels {target_shape} fit classes on axis 1 and on the last axis: "
+            "say which, CrossEntropyLoss(class_dim=1) or (class_dim=-1)"
+        )
+    return last
+
+
 def _class_rows(loss: Loss, prediction, target):
-    """(rows, C) of (N, C, d…), the target likewise, and whether it holds probabilities."""
+    """(rows, C) of (N, C, d…) or (N, d…, C), the target likewise, and whether it holds probabilities."""
     shape, target_shape = tuple(prediction.shape), tuple(np.shape(target))
     name = type(loss).__name__
     if len(shape) < 2:
         raise ValueError(f"{name} needs predictions of shape (N, C) or (N, C, d…), found {shape}")
-    if loss.weight is not None and loss.weight.shape != shape[1:2]:
-        raise ValueError(f"{name}: weight has {loss.weight.shape[0]} classes, the prediction {shape[1]}")
+    last = classes_last(shape, target_shape, loss.class_dim, name)
+    n = shape[-1] if last else shape[1]
+    if loss.weight is not None and loss.weight.shape != (n,):
+        raise ValueError(f"{name}: weight has {loss.weight.shape[0]} classes, the prediction {n}")
     probabilities = target_shape == shape
     if probabilities and isinstance(target, Tensor) and target.dtype == INT:
         raise ValueError(f"{name}: a target of the prediction's shape {shape} holds probabilities: give it as floats")
-    if not probabilities and target_shape != (shape[0], *shape[2:]):
+    if not probabilities and target_shape != (shape[:-1] if last else (shape[0], *shape[2:])):
         raise ValueError(
-            f"{name}: predictions {shape} need class indices of shape {(shape[0], *shape[2:])} or "
-            f"probabilities of shape {shape}, found {target_shape}"
+            f"{name}: predictions {shape} need class indices of shape {shape[:-1] if last else (shape[0], *shape[2:])}"
+            f"{'' if last or len(shape) == 2 else f' (or {shape[:-1]} where classes are last)'} or probabilities"
+            f" of shape {shape}, found {target_shape}"
         )
     if len(shape) == 2:
         return prediction, target, probabilities
-    last = (0, *range(2, len(shape)), 1)
-    rows = F.reshape(F.transpose(prediction, last), (-1, shape[1]))
-    target = F.reshape(F.transpose(target, last), (-1, shape[1])) if probabilities else F.reshape(target, (-1,))
+    if not last:
+        order = (0, *range(2, len(shape)), 1)
+        prediction, target = F.transpose(prediction, order), F.transpose(target, order) if probabilities else target
+    rows = F.reshape(prediction, (-1, n))
+    target = F.reshape(target, (-1, n) if probabilities else (-1,))
     return rows, target, probabilities

@@ -124,8 +124,9 @@ class Module:
         return compiled(*arrays, nthreads=threads.get_num_threads())
 
     def takes_integers(self) -> bool:
-        """Whether integer inputs are token ids (kept as int64) and not numbers (converted to float32)."""
-        return False
+        """Whether integer inputs are token ids (kept as int64) and not numbers (converted to float32): where there
+        is an embedding."""
+        return any(module.takes_integers() for module in self._modules.values())
 
     # -- parameters -------------------------------------------------------------------------------------------
 
@@ -193,6 +194,7 @@ class Module:
         """
         buffers = dict(self.named_buffers())
         own = {**dict(self.named_parameters()), **buffers}
+        state = self._by_own_names(state)
         missing = [name for name in own if name not in state]
         unexpected = [name for name in state if name not in own]
         wrong = [
@@ -231,6 +233,20 @@ class Module:
                 setattr(dict(self.named_modules())[owner], attribute, np.array(state[name]))
             else:
                 parameter.data = state[name]
+
+    def _by_own_names(self, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Tied parameters under the first of their names, whichever of them the state dict uses; ValueError where it
+        gives one parameter different values."""
+        first = {id(p): name for name, p in self.named_parameters()}
+        state = dict(state)
+        for prefix, module in self.named_modules():
+            for attribute, parameter in module._parameters.items():
+                other, name = f"{prefix}.{attribute}" if prefix else attribute, first[id(parameter)]
+                if other != name and other in state:
+                    value = state.pop(other)
+                    if not np.array_equal(state.setdefault(name, value), value):
+                        raise ValueError(f"state dict: {other} differs from {name}, to which it is tied")
+        return state
 
     def save(self, path, metadata: Mapping[str, str] | None = None) -> None:
         """Write all parameters to a safetensors file, with the architecture and `metadata` in its header."""

@@ -111,7 +111,7 @@ def _check_like(trainer: Trainer, data: list[Source], other: list[Source]) -> No
     for a, b in zip(data[:2], other[:2], strict=True):
         if a.row_shape != b.row_shape:
             raise ValueError(f"samples of {a.name} have shape {a.row_shape}, those of {b.name} {b.row_shape}")
-    trainer._check_labels(data)
+    trainer._check(data)
 
 
 def _resumed(trainer: Trainer, path, new: Position, schedule, callbacks, sizes, epochs) -> tuple:

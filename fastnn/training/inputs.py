@@ -14,6 +14,10 @@ from ..nn.losses import Loss
 
 def sources(X, y, sample_weight, token_ids: bool, loss, prefix: str = "") -> list[Source]:  # noqa: N803
     """X, y and the weights, checked: equally long, finite, not empty. token_ids: X holds them."""
+    if token_ids and np.asarray(X).dtype.kind not in "iu":
+        raise TypeError(
+            f"{prefix}X must hold integers, which the model's embedding looks up; found dtype {np.asarray(X).dtype}"
+        )
     x = Source(X, f"{prefix}X", integers=token_ids)
     array = np.asarray(y) if not isinstance(y, np.ndarray) else y
     integers = array.dtype.kind in "iub" and getattr(loss, "integer_targets", not isinstance(loss, Loss))

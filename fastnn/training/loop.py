@@ -70,7 +70,7 @@ class Loop:
         self.saved_callbacks: list[dict] | None = None          # their states, where a training is resumed
         for epoch in [e for e in sizes.sizes if e < max(position.epochs, 1) or time_budget is not None]:
             for step, _, _ in self._parts(epoch):
-                step.check_labels(data[1])
+                step.check(data)
 
     # -- sizes ------------------------------------------------------------------------------------------------
 

@@ -110,7 +110,7 @@ def _run(trainer: Trainer, data: list[Source], rates, batch_size: int, rows, sto
     n = len(data[0]) if rows is None else len(rows)
     size = min(batch_size, n)
     step = trainer._step(data, size, True)
-    step.check_labels(data[1])
+    step.check(data)
     per_epoch, losses = n // size, []
     scale = 1.0 if getattr(trainer.loss, "reduction", "mean") == "sum" else None
     for i, rate in enumerate(rates):

@@ -77,3 +77,4 @@ from . import (  # noqa: E402, F401
     shape,
     unary,
 )
+from . import elementwise, embedding, linalg, loss, numpy_op, quantized, random, reduce, shape, unary  # noqa: E402, F401
