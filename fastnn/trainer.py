@@ -82,7 +82,7 @@ class Trainer:
     def fit(
         self,
         X,  # noqa: N803
-        y,
+        y=None,
         epochs: int | None = None,
         batch_size: int | Mapping[int, int] | BatchSizeSchedule = 32,
         validation_data: tuple | None = None,
@@ -99,8 +99,9 @@ class Trainer:
         schedule: Schedule | None = None,
         time_budget: float | None = None,
         resume=None,
+        steps_per_epoch: int | None = None,
     ) -> History:
-        """Train for `epochs` passes over X (n, …) and y; by default one.
+        """Train for `epochs` passes over X (n, …) and y, or over TokenWindows; by default one.
 
         Any numeric dtype, memory-mapped or not, is read in place. The last batch of an epoch may be short;
         drop_last leaves it out. batch_size: a number, or {0: 32, 10: 64}: 64 from epoch 10, counted from 0.
@@ -114,6 +115,8 @@ class Trainer:
         resume: a file of `save` or ModelCheckpoint, or a folder of them, to continue to `epochs` in all (default:
         those that it was begun with; nothing is done if none are left), bit for bit as if nothing had been between;
         data, batch_size, shuffle, callbacks and the like must be given as before.
+
+        steps_per_epoch: an epoch is so many iterations, on samples drawn at random from all, each time anew.
 
         Returns the History; Ctrl-C ends the training early and keeps the last finished iteration.
 
@@ -130,6 +133,7 @@ class Trainer:
                     shuffle=shuffle, drop_last=drop_last, sample_weight=sample_weight, verbose=verbose,
                     validation_split=validation_split, stratify=stratify, class_weight=class_weight,
                     callbacks=callbacks, lr=lr, schedule=schedule, time_budget=time_budget, resume=resume,
+                    steps_per_epoch=steps_per_epoch,
                 )
                 history = loop.history
                 loop.run()
@@ -225,7 +229,7 @@ class Trainer:
 
     # -- looking ------------------------------------------------------------------------------------------------
 
-    def evaluate(self, X, y, sample_weight=None) -> dict[str, float]:  # noqa: N803
+    def evaluate(self, X, y=None, sample_weight=None) -> dict[str, float]:  # noqa: N803
         """Loss and metrics over all of X and y, in inference mode: {"loss": …, "accuracy": …}."""
         return self._evaluate(self._sources(X, y, sample_weight))
 

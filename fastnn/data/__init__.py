@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from fastnn.data.dataset import DataError, Dataset
     from fastnn.data.preprocessing import Preprocessing, Standardizer
     from fastnn.data.readers import read, read_csv, read_idx_folder, read_npz
+    from fastnn.data.tokens import TokenWindows
 
 __all__ = [
     "DataError",
     "Dataset",
     "Preprocessing",
     "Standardizer",
+    "TokenWindows",
     "batches",
     "iterations_per_epoch",
     "read",
@@ -29,6 +31,7 @@ __getattr__ = attributes(
     {
         **dict.fromkeys(("DataError", "Dataset"), ".dataset"),
         **dict.fromkeys(("Preprocessing", "Standardizer"), ".preprocessing"),
+        "TokenWindows": ".tokens",
         **dict.fromkeys(("read", "read_csv", "read_idx_folder", "read_npz"), ".readers"),
     },
 )

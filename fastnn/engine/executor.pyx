@@ -350,6 +350,11 @@ def call_kernel(size_t address, ptrs, sizes):
     (<kernel_t><void*>address)(&ins, &ctx, 0, 1)
 
 
+# 53 random bits as a number of [0, 1).
+cdef inline double unit(uint32_t high, uint32_t low) noexcept nogil:
+    return <double>((<uint64_t>high << 21) ^ (low >> 11)) * (1.0 / 9007199254740992.0)
+
+
 def permutation(int64_t n, uint64_t seed, int64_t epoch):
     """The shuffled order of an epoch: int64 array of 0 … n-1 (Fisher and Yates, on Philox).
 
@@ -358,7 +363,6 @@ def permutation(int64_t n, uint64_t seed, int64_t epoch):
     cdef int64_t[::1] order
     cdef uint32_t words[64]
     cdef int64_t i, j, k = 0, other
-    cdef double u
     result = np.empty(n, dtype=np.int64)
     order = result
     with nogil:
@@ -367,13 +371,29 @@ def permutation(int64_t n, uint64_t seed, int64_t epoch):
         for i in range(n - 1, 0, -1):
             if k % 32 == 0:
                 philox16(words, <uint64_t>(k // 2), <uint32_t>epoch, 0x5348FFFF, seed)
-            # 53 random bits scaled to [0, i]
-            u = <double>((<uint64_t>words[k % 32] << 21) ^ (words[k % 32 + 32] >> 11)) * (1.0 / 9007199254740992.0)
-            j = <int64_t>(u * <double>(i + 1))
+            j = <int64_t>(unit(words[k % 32], words[k % 32 + 32]) * <double>(i + 1))
             other = order[i]
             order[i] = order[j]
             order[j] = other
             k += 1
+    return result
+
+
+def draw(int64_t n, int64_t count, uint64_t seed, int64_t epoch):
+    """`count` numbers of 0 … n-1, each drawn alike, also more than once: int64 array, a function of (n, seed, epoch).
+
+    The first ones are the same for any count.
+    """
+    cdef uint32_t words[64]
+    cdef int64_t i, k
+    result = np.empty(count, dtype=np.int64)
+    cdef int64_t[::1] order = result
+    with nogil:
+        for i in range(count):
+            k = i % 32
+            if k == 0:
+                philox16(words, <uint64_t>(i // 2), <uint32_t>epoch, 0x4452FFFF, seed)
+            order[i] = <int64_t>(unit(words[k], words[k + 32]) * <double>n)
     return result
 
 

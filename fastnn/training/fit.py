@@ -12,6 +12,7 @@ import numpy as np
 
 from ..callbacks import Callback
 from ..checks import positive
+from ..data.tokens import TokenWindows
 from ..engine.source import Source
 from ..schedules import BatchSizeSchedule, Schedule
 from .inputs import class_weights, split_rows
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 def prepare(
     trainer: Trainer, X, y, interrupt: Interrupt, *, epochs, batch_size, validation_data, shuffle, drop_last,  # noqa: N803
     sample_weight, verbose, validation_split, stratify, class_weight, callbacks, lr, schedule, time_budget, resume,
+    steps_per_epoch=None,
 ) -> Loop:
     """The loop of a training, checked and compiled; see `Trainer.fit`."""
     sizes = _sizes(batch_size)
@@ -42,6 +44,10 @@ def prepare(
         raise ValueError(f"lr must be a number of at least 0 or 'auto', found {lr!r}")
     if resume is not None and (time_budget is not None or lr is not None):
         raise ValueError("resume continues a training as it was begun: it takes no time_budget and no lr")
+    if steps_per_epoch is not None:
+        steps_per_epoch = positive("steps_per_epoch", steps_per_epoch)
+        if not shuffle or drop_last:
+            raise ValueError("steps_per_epoch draws samples at random: it takes no shuffle=False and no drop_last")
     callbacks = _callbacks(callbacks, verbose)
 
     data = trainer._sources(X, y, sample_weight)
@@ -53,6 +59,8 @@ def prepare(
         rows, validation_rows = split_rows(data[1].array, validation_split, trainer.seed, stratify)
         validation = data[:2]
     elif validation_data is not None:
+        if isinstance(validation_data, TokenWindows):
+            validation_data = (validation_data, None)
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
             raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
         validation = trainer._sources(*validation_data, prefix="validation ")
@@ -69,7 +77,7 @@ def prepare(
     used = len(data[0]) if rows is None else len(rows)
     split = None if rows is None else [float(validation_split), bool(stratify)]
     count = epochs or (1 if time_budget is None else 0)
-    position = Position(count, used, sizes.at(0), bool(shuffle), bool(drop_last), split)
+    position = Position(count, used, sizes.at(0), bool(shuffle), bool(drop_last), split, steps_per_epoch)
     if schedule is not None:
         schedule.reset()
     states = None
@@ -124,7 +132,7 @@ def _resumed(trainer: Trainer, path, new: Position, schedule, callbacks, sizes, 
     position = Position(**saved.position)
     differ = [
         f"{name} was {getattr(position, name)}, is {getattr(new, name)}"
-        for name in ("samples", "shuffle", "drop_last", "rows")
+        for name in ("samples", "shuffle", "drop_last", "rows", "steps")
         if getattr(position, name) != getattr(new, name)
     ]
     if position.batch:

@@ -8,12 +8,19 @@ from numbers import Real
 import numpy as np
 
 from ..data import train_test_split
+from ..data.tokens import TokenWindows
 from ..engine.source import Source
 from ..nn.losses import Loss
 
 
 def sources(X, y, sample_weight, token_ids: bool, loss, prefix: str = "") -> list[Source]:  # noqa: N803
     """X, y and the weights, checked: equally long, finite, not empty. token_ids: X holds them."""
+    if isinstance(X, TokenWindows):
+        if y is not None:
+            raise ValueError(f"{prefix}X brings its own targets: TokenWindows take no y")
+        X, y = X.inputs, X.targets  # noqa: N806
+    if y is None:
+        raise ValueError(f"{prefix}y is missing: only TokenWindows bring their own targets")
     if token_ids and np.asarray(X).dtype.kind not in "iu":
         raise TypeError(
             f"{prefix}X must hold integers, which the model's embedding looks up; found dtype {np.asarray(X).dtype}"

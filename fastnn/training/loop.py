@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data import iterations_per_epoch
-from ..engine.executor import permutation
+from ..engine.executor import draw, permutation
 from ..errors import DivergenceError
 from ..history import History
 from .interrupt import Interrupt
@@ -36,6 +36,7 @@ class Position:
     shuffle: bool
     drop_last: bool
     rows: list | None = None                # of the validation split: share, seed, stratify
+    steps: int | None = None                # iterations of an epoch, on samples drawn at random; None: all samples
     epoch: int = 0                          # finished
     iteration: int = 0                      # done, of the whole training
     batch: int = 0                          # done, of the epoch at hand
@@ -76,10 +77,12 @@ class Loop:
 
     def _size(self, epoch: int) -> int:
         size = self.sizes.at(epoch)
-        return size if self.at.drop_last else min(size, self.samples)
+        return size if self.at.drop_last or self.at.steps else min(size, self.samples)
 
     def iterations(self, epoch: int) -> int:
         """Iterations of an epoch."""
+        if self.at.steps is not None:
+            return self.at.steps
         return iterations_per_epoch(self.samples, self._size(epoch), self.at.drop_last)
 
     def _before(self, epoch: int) -> int:
@@ -90,6 +93,8 @@ class Loop:
     def _parts(self, epoch: int) -> list[tuple[Any, int, int]]:
         """(step, batches, first row) for the full batches, and for the short one."""
         size, n = self._size(epoch), self.samples
+        if self.at.steps is not None:
+            return [(self.trainer._step(self.data, size, True), self.at.steps, 0)]
         full = n // size
         iterations_per_epoch(n, size, self.at.drop_last)
         parts = [(self.trainer._step(self.data, size, True), full, 0)]
@@ -160,7 +165,8 @@ class Loop:
             if not finished:
                 return                              # a callback stopped the training within an epoch
             seconds = time.perf_counter() - started
-            samples = min(at.batch * self._size(at.epoch), self.samples)
+            samples = at.batch * self._size(at.epoch)
+            samples = samples if at.steps else min(samples, self.samples)
             values = trainer._values(self._totals(), samples)
             values |= trainer._epoch_metrics(self.data, self.rows, self.interrupt)
             if self.validation is not None:
@@ -191,7 +197,8 @@ class Loop:
         n, order = self.samples, self.rows
         at.batch_size = self._size(at.epoch)
         if at.shuffle:
-            order = permutation(n, trainer.seed, trainer.epoch)
+            drawn = at.steps and draw(n, at.steps * at.batch_size, trainer.seed, trainer.epoch)
+            order = permutation(n, trainer.seed, trainer.epoch) if drawn is None else drawn
             order = order if self.rows is None else self.rows[order]
         at.sums = at.sums or [[0.0] * (2 + len(trainer._additive)) for _ in range(2)]
         whole = None if self.time_budget is not None else self._rates(at.batch, iterations - at.batch)
