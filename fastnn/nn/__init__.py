@@ -42,6 +42,7 @@ __all__ = [
     "Dequantize",
     "Dropout",
     "ELU",
+    "Embedding",
     "FakeQuantize",
     "FakeQuantizedLinear",
     "Flatten",
@@ -70,9 +71,4 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
-    "ELU", "GELU", "BCEWithLogitsLoss", "CrossEntropyLoss", "Dequantize", "Dropout", "Embedding", "FakeQuantize",
-    "FakeQuantizedLinear", "Flatten", "Hardswish", "HuberLoss", "Identity", "L1Loss", "LeakyReLU", "Linear",
-    "LogSoftmax", "Lookup", "Loss", "MSELoss", "Module", "NLLLoss", "Parameter", "Quantize", "QuantizedLinear",
-    "ReLU", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "Tanh",
-    "activation", "init",
 ]

@@ -68,6 +68,7 @@ OPS["item"] = Op(infer=same_as_first, lower=None, alias=True)
 from . import (  # noqa: E402, F401
     conv,
     elementwise,
+    embedding,
     linalg,
     loss,
     numpy_op,
@@ -77,4 +78,3 @@ from . import (  # noqa: E402, F401
     shape,
     unary,
 )
-from . import elementwise, embedding, linalg, loss, numpy_op, quantized, random, reduce, shape, unary  # noqa: E402, F401
