@@ -207,15 +207,16 @@ def compile_step(
     training: bool,
     share: bool = True,
     keep_prediction: bool = False,
+    transforms: Sequence[Callable] = (),
 ) -> Step:
     """The step for batches x, y (None: shaped like the prediction) and sample weights w.
 
     training=False leaves out gradients and update. share=False plans no memory sharing. keep_prediction: the
-    prediction is a result too, `Step.prediction`.
+    prediction is a result too, `Step.prediction`. transforms: applied to x, one after another, before the model.
     """
     with tracing(training) as trace:
         inputs = [source("input", x.shape, x.dtype, name="x", gather=True)]
-        prediction = model(inputs[0])
+        prediction = model(_transformed(inputs[0], transforms))
         if not isinstance(prediction, Tensor):
             raise TypeError(f"the model returned {type(prediction).__name__}, expected one tensor")
         y = Out(prediction.shape, FLOAT) if y is None else y
@@ -269,6 +270,16 @@ def compile_step(
     program = Program(graph, planned, segments, update)
     kept = results.pop() if keep_prediction else None
     return Step(program, memory, x.shape[0], results, classes, ids, kept)
+
+
+def _transformed(x: Tensor, transforms: Sequence[Callable]) -> Tensor:
+    """x behind the transforms. TypeError for one that returns no batch."""
+    for transform in transforms:
+        rows, x = x.shape[:1], transform(x)
+        if not isinstance(x, Tensor) or x.shape[:1] != rows:
+            found = f"shape {x.shape}" if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"transform {transform!r} must return a tensor of {rows[0]} samples, found {found}")
+    return x
 
 
 def _classes(graph: Graph, target: Tensor) -> set[tuple[int, int]]:

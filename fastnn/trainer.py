@@ -20,7 +20,7 @@ from .nn.losses import Loss
 from .nn.module import Module
 from .optim import SGD, Optimizer
 from .step import Memory, compile_step
-from .training.inputs import sources
+from .training.inputs import check_transforms, sources, transformed
 from .training.interrupt import Interrupt
 
 if TYPE_CHECKING:
@@ -72,10 +72,23 @@ class Trainer:
         self.iteration = 0
         self._memory = Memory(model, self.optimizer)
         self._programs: dict[tuple, Any] = {}
+        self._transforms: tuple[Callable, ...] = ()
         self._last: tuple | None = None                 # program and sources of the last call of step()
         self._rate = np.empty(1)
         self.stop_training = False                      # set by a callback to end the training
         self._loop = self._position = self._ended = None
+
+    @property
+    def transforms(self) -> tuple[Callable, ...]:
+        """What every batch of X goes through before the model; see `fit`."""
+        return self._transforms
+
+    @transforms.setter
+    def transforms(self, transforms: Sequence[Callable]) -> None:
+        transforms = check_transforms(transforms)
+        if transforms != self._transforms:
+            self._transforms = transforms
+            self._forget()
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -100,6 +113,7 @@ class Trainer:
         time_budget: float | None = None,
         resume=None,
         steps_per_epoch: int | None = None,
+        transforms: Sequence[Callable] | None = None,
     ) -> History:
         """Train for `epochs` passes over X (n, …) and y, or over TokenWindows; by default one.
 
@@ -115,6 +129,8 @@ class Trainer:
         resume: a file of `save` or ModelCheckpoint, or a folder of them, to continue to `epochs` in all (default:
         those that it was begun with; nothing is done if none are left), bit for bit as if nothing had been between;
         data, batch_size, shuffle, callbacks and the like must be given as before.
+        transforms: of `fastnn.data.transforms`, applied to each batch of X in the engine. They become the trainer's:
+        evaluation, `predict`, `step` and later fits apply them too, outside of training without their randomness.
 
         steps_per_epoch: an epoch is so many iterations, on samples drawn at random from all, each time anew.
 
@@ -125,7 +141,9 @@ class Trainer:
         """
         from .training.fit import prepare  # with callbacks and schedules, which import fastnn leaves alone
 
-        history = History()
+        history, before = History(), self.transforms
+        if transforms is not None:
+            self.transforms = transforms
         try:
             with Interrupt() as interrupt:
                 loop = prepare(
@@ -139,6 +157,9 @@ class Trainer:
                 loop.run()
         except KeyboardInterrupt:
             history.interrupted = True
+        except (TypeError, ValueError):
+            self.transforms = before
+            raise
         if config.profile:
             for (x, *_, training), step in self._programs.items():
                 if training:
@@ -250,7 +271,8 @@ class Trainer:
         batch_size = positive("batch_size", batch_size)
         if not len(X):
             raise ValueError("X is empty")
-        return np.concatenate([self.model(X[i : i + batch_size]) for i in range(0, len(X), batch_size)])
+        batches = (transformed(X[i : i + batch_size], self.transforms) for i in range(0, len(X), batch_size))
+        return np.concatenate([self.model(x) for x in batches])
 
     def program(
         self, batch_size: int = 32, input_shape: Sequence[int] | None = None, target_shape: Sequence[int] | None = None
@@ -304,8 +326,11 @@ class Trainer:
     def _refresh(self) -> None:
         """Forget the compiled programs if the model has outgrown them."""
         if self._memory.attach():
-            self._programs.clear()
-            self._last = None
+            self._forget()
+
+    def _forget(self) -> None:
+        self._programs.clear()
+        self._last = None
 
     def _check(self, data: list[Source]) -> None:
         self._step(data, min(EVALUATION_BATCH, len(data[0])), False).check(data)
@@ -322,7 +347,7 @@ class Trainer:
         if key not in self._programs:
             self._programs[key] = compile_step(
                 self.model, self.loss, self._additive, self.optimizer, self._memory, x, y, w, training,
-                keep_prediction=bool(self._epochal) and not training,
+                keep_prediction=bool(self._epochal) and not training, transforms=self.transforms,
             )
         return self._programs[key]
 

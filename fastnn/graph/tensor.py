@@ -152,6 +152,7 @@ class Trace:
         self.kinds: list[str] = []         # and their class names
         self.parameters: dict[int, Tensor] = {}
         self.dropouts = 0
+        self.transforms = 0                # random ones of fastnn.data.transforms
 
     @property
     def layer(self) -> str:

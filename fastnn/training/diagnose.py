@@ -15,6 +15,7 @@ from ..graph.compile import Compiled
 from ..graph.tensor import FLOAT, INT, Out
 from ..nn import activations
 from ..nn.losses import BCEWithLogitsLoss, CrossEntropyLoss
+from .inputs import transformed
 
 if TYPE_CHECKING:
     from ..trainer import Trainer
@@ -54,7 +55,7 @@ def diagnose(trainer: Trainer, X, y, batch_size: int) -> Diagnosis:  # noqa: N80
     """See `Trainer.diagnose`."""
     data = trainer._sources(X, y)
     rows = np.arange(len(data[0])) if len(data[0]) <= SAMPLES else np.linspace(0, len(data[0]) - 1, SAMPLES, dtype=int)
-    x = np.ascontiguousarray(data[0].array[rows])
+    x = transformed(np.ascontiguousarray(data[0].array[rows]), trainer.transforms)
     findings = [] if data[0].integers else _inputs(x)
     outputs, last = _activations(trainer, x, data[0].integers)
     findings += _labels(trainer, data[1].array, outputs[-1][1]) if data[1].integers else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 
 import numpy as np
@@ -83,3 +83,19 @@ def class_weights(y: np.ndarray, class_weight: Mapping | str, rows: np.ndarray |
             raise ValueError(f"class_weight[{label!r}] must be a number of at least 0, found {weight!r}")
         result[y == label] = weight
     return result
+
+
+def check_transforms(transforms: Sequence[Callable] | Callable) -> tuple[Callable, ...]:
+    """Transforms as a tuple. TypeError for what cannot be called."""
+    found = tuple(transforms) if isinstance(transforms, (tuple, list)) else (transforms,)
+    for transform in found:
+        if not callable(transform) or isinstance(transform, type):
+            raise TypeError(f"transforms must be those of fastnn.data.transforms or functions, found {transform!r}")
+    return found
+
+
+def transformed(x, transforms: Sequence[Callable]) -> np.ndarray:
+    """x (n, …) as the model is given it outside of training: float32 if there are any transforms."""
+    for transform in transforms:
+        x = transform(np.asarray(x, np.float32))
+    return x

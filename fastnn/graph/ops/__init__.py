@@ -78,3 +78,4 @@ from . import (  # noqa: E402, F401
     shape,
     unary,
 )
+from . import augment, elementwise, linalg, loss, numpy_op, quantized, random, reduce, shape, unary  # noqa: E402, F401
