@@ -26,6 +26,7 @@ class Dataset:
         feature_names: one name for each column of X.
         source: the file, for messages.
         held_out: the test set that the source itself comes with (MNIST's t10k files), or None.
+        shape: of one image, (channels, height, width), where the samples are images, else None.
     """
 
     X: np.ndarray
@@ -35,6 +36,7 @@ class Dataset:
     feature_names: list[str] = field(repr=False)
     source: str
     held_out: Dataset | None = field(default=None, repr=False)
+    shape: tuple[int, int, int] | None = None
 
 
 def check_task(task: str | None) -> None:
@@ -56,3 +58,13 @@ def encode_labels(labels: Sequence, where: str) -> tuple[np.ndarray, str, list]:
     index = {label: i for i, label in enumerate(classes)}
     y = np.fromiter((index[label] for label in labels), np.int64, len(labels))
     return y, "classification", classes
+
+
+def names_of(X: np.ndarray) -> list[str]:  # noqa: N803
+    """x0, x1, … for the columns of X (n, n_features)."""
+    return [f"x{i}" for i in range(X.shape[1])]
+
+
+def image_shape(X: np.ndarray) -> tuple[int, int, int] | None:  # noqa: N803
+    """(channels, height, width) of X (n, height, width) or (n, channels, height, width), None for anything else."""
+    return {3: (1, *X.shape[1:]), 4: X.shape[1:]}.get(X.ndim)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastnn.data.dataset import TASKS
+
+if TYPE_CHECKING:
+    from fastnn.data.transforms import Normalize
 
 CHUNK_ROWS = 4096  # bounds the float64 temporaries, so that a memory map is read piece by piece
 
@@ -84,6 +88,7 @@ class Preprocessing:
         classes: the labels of the model's outputs; empty for regression.
         features: applied to X.
         target: for regression, applied to y for training and undone on predictions.
+        shape: of one image, (channels, height, width); `features` are the channels then. None: samples are rows.
     """
 
     KEY = "fastnn.preprocessing"
@@ -93,6 +98,22 @@ class Preprocessing:
     classes: list[str] | list[int]
     features: Standardizer
     target: Standardizer | None = None
+    shape: tuple[int, int, int] | None = None
+
+    def normalize(self) -> Normalize:
+        """The standardisation of images as a batch transform."""
+        from fastnn.data.transforms import Normalize
+
+        return Normalize(self.features.mean.tolist(), self.features.scale.tolist())
+
+    def transform(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
+        """X (n, n_features) as the data file has it → float32 as the model takes it, images in their shape."""
+        if self.shape is None:
+            return self.features.transform(X)
+        if X.shape[1] != math.prod(self.shape):
+            n = math.prod(self.shape)
+            raise ValueError(f"X must be images of shape {self.shape}, {n} numbers, found {X.shape}")
+        return self.normalize()(X.reshape(len(X), *self.shape))
 
     def predictions(self, outputs: np.ndarray) -> list[Any]:
         """Model outputs (n, n_outputs) → n labels, or n lists of numbers in the target's units."""
@@ -108,6 +129,7 @@ class Preprocessing:
             "classes": self.classes,
             "features": self.features.to_dict(),
             "target": self.target and self.target.to_dict(),
+            "shape": self.shape,
         }
         return {self.KEY: json.dumps(state, ensure_ascii=False)}
 
@@ -118,13 +140,14 @@ class Preprocessing:
             raise ValueError(f"no {cls.KEY!r} in the model's metadata: it was not written by train")
         try:
             state = json.loads(metadata[cls.KEY])
-            target = state["target"]
+            target, shape = state["target"], state.get("shape")
             made = cls(
                 state["task"],
                 state["feature_names"],
                 state["classes"],
                 Standardizer.from_dict(state["features"]),
                 None if target is None else Standardizer.from_dict(target),
+                None if shape is None else _shape(shape),
             )
             n_names, n_classes = len(made.feature_names), len(made.classes)
         except (KeyError, TypeError, ValueError) as error:
@@ -132,8 +155,14 @@ class Preprocessing:
         is_class = made.task == "classification"
         if made.task not in TASKS or is_class != (made.target is None) or is_class != (n_classes > 0):
             raise ValueError(f"{cls.KEY!r} in the model's metadata: task, classes and target disagree")
-        if n_names != len(made.features.mean):
-            raise ValueError(
-                f"{cls.KEY!r} in the model's metadata: {n_names} names for {len(made.features.mean)} features"
-            )
+        numbers, channels = len(made.features.mean), made.shape[0] if made.shape else len(made.features.mean)
+        if numbers != channels or n_names != (math.prod(made.shape) if made.shape else numbers):
+            of = f" of images {made.shape}" if made.shape else ""
+            raise ValueError(f"{cls.KEY!r} in the model's metadata: {n_names} names for {numbers} features{of}")
         return made
+
+
+def _shape(value: Any) -> tuple[int, int, int]:
+    if not isinstance(value, list) or len(value) != 3 or any(type(n) is not int or not 0 < n < 2**31 for n in value):
+        raise ValueError(f"an image's shape is three sizes, found {value!r}")
+    return tuple(value)

@@ -1,4 +1,4 @@
-"""Readers of data files: CSV, NumPy's .npz, and folders of MNIST-style idx files."""
+"""Readers of data files: CSV, NumPy's .npz, folders of MNIST-style idx files and of CIFAR's binary files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fastnn.data.cifar import read_cifar_folder, version_of
 from fastnn.data.csv_reader import read_csv, read_header
-from fastnn.data.dataset import DataError, Dataset, check_task, encode_labels, listing
+from fastnn.data.dataset import DataError, Dataset, check_task, encode_labels, image_shape, listing, names_of
 
-__all__ = ["read", "read_csv", "read_idx_folder", "read_npz"]
+__all__ = ["read", "read_cifar_folder", "read_csv", "read_idx_folder", "read_npz"]
 
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 IDX_NAME = re.compile(r"(train|t10k)-(images|labels)[-.]idx\d-ubyte(\.gz)?")
@@ -31,7 +32,7 @@ def read(
     features: Sequence[str] | None = None,
     labelled: bool = True,
 ) -> Dataset:
-    """Read a CSV file, an .npz file or a folder of idx files, told apart by name.
+    """Read a CSV file, an .npz file, or a folder of idx or CIFAR files, told apart by name.
 
     Args:
         target: column of the target, for CSV only.
@@ -53,13 +54,14 @@ def read(
             raise DataError(f"{path}: name the target column (target=, --target); columns: {columns}")
         return read_csv(path, target if labelled else None, task, features=features)
     if not path.is_dir() and path.suffix.lower() != ".npz":
-        raise DataError(f"{path}: expected a .csv, .tsv or .npz file, or a folder of idx files")
+        raise DataError(f"{path}: expected a .csv, .tsv or .npz file, or a folder of idx or CIFAR files")
     if target is not None:
         raise DataError(f"{path}: a target column can be named for CSV files only, found {target!r}")
     if path.is_dir():
         if task == "regression":
-            raise DataError(f"{path}: the labels of idx files are classes; regression needs CSV or .npz")
-        return read_idx_folder(path, labelled=labelled)
+            raise DataError(f"{path}: the labels of idx and CIFAR files are classes; regression needs CSV or .npz")
+        folder = read_idx_folder if version_of(path) is None else read_cifar_folder
+        return folder(path, labelled=labelled)
     return read_npz(path, task, labelled=labelled)
 
 
@@ -76,12 +78,8 @@ def _samples(X: np.ndarray, where: str) -> np.ndarray:
     return X
 
 
-def _names(X: np.ndarray) -> list[str]:
-    return [f"x{i}" for i in range(X.shape[1])]
-
-
 def read_npz(path: str | PathLike, task: str | None = None, *, labelled: bool = True) -> Dataset:
-    """Read the arrays `X` (samples, ...) and `y` of an .npz file.
+    """Read the arrays `X` (samples, ...) and `y` of an .npz file; samples of two or three axes are images.
 
     `y` of integers, booleans or text means classification, of floats regression; `task` overrides.
     Features are named x0, x1, ... Nothing is unpickled. Raises DataError, OSError.
@@ -89,13 +87,13 @@ def read_npz(path: str | PathLike, task: str | None = None, *, labelled: bool = 
     check_task(task)
     arrays = _load_npz(path, ("X", "y") if labelled else ("X",))
     X, y = arrays["X"], arrays.get("y")
-    X = _samples(X, f"{path}: X")
+    shape, X = image_shape(X), _samples(X, f"{path}: X")
     if y is None:
-        return Dataset(X, None, None, [], _names(X), str(path))
+        return Dataset(X, None, None, [], names_of(X), str(path), shape=shape)
     if y.ndim == 0 or len(y) != len(X):
         raise DataError(f"{path}: X has {len(X)} samples, y has shape {y.shape}")
     y, task, classes = _npz_target(y, task, f"{path}: y")
-    return Dataset(X, y, task, classes, _names(X), str(path))
+    return Dataset(X, y, task, classes, names_of(X), str(path), shape=shape)
 
 
 def _load_npz(path: str | PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -158,23 +156,24 @@ def read_idx_folder(path: str | PathLike, *, labelled: bool = True) -> Dataset:
             continue
         if labelled and labels is None:
             raise DataError(f"{images}: no file {part}-labels-idx1-ubyte(.gz) beside it")
-        X = _samples(_read_idx(images), str(images))
+        X = _read_idx(images)
+        shape, X = image_shape(X), _samples(X, str(images))
         y = _read_idx(labels) if labelled else None
         if y is not None and (y.ndim != 1 or y.dtype.kind == "f" or len(y) != len(X)):
             raise DataError(f"{labels}: expected {len(X)} integer labels, found {y.dtype} {y.shape}")
-        sets.append((X, y))
+        sets.append((X, y, shape))
     if not sets:
         raise DataError(f"{path}: no idx files here, such as train-images-idx3-ubyte.gz")
-    if len({X.shape[1] for X, _ in sets}) > 1:
+    if len({(X.shape[1], shape) for X, _, shape in sets}) > 1:
         raise DataError(f"{path}: training and test images differ in size")
     if not labelled:
-        made = [Dataset(X, None, None, [], _names(X), str(path)) for X, _ in sets]
+        made = [Dataset(X, None, None, [], names_of(X), str(path), shape=shape) for X, _, shape in sets]
     else:
-        encoded, task, classes = encode_labels([label for _, y in sets for label in y.tolist()], str(path))
+        encoded, task, classes = encode_labels([label for _, y, _ in sets for label in y.tolist()], str(path))
         indices = np.split(encoded, [len(sets[0][0])])
         made = [
-            Dataset(X, y, task, classes, _names(X), str(path))
-            for (X, _), y in zip(sets, indices, strict=False)
+            Dataset(X, y, task, classes, names_of(X), str(path), shape=shape)
+            for (X, _, shape), y in zip(sets, indices, strict=False)
         ]
     if len(made) == 2:
         made[0].held_out = made[1]
