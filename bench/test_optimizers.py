@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from fastnn.engine.executor import Executor, address_of
 
 from fastnn.benchmark.networks import Network
 from fastnn.benchmark.numpy_mlp import BETA1, BETA2, EPS, NumpyMLP
+from fastnn.engine.executor import Executor, address_of
 from fastnn.kernels.table import KERNELS
 
 LR = 1e-3

@@ -7,7 +7,6 @@ come in the order of the layers, those of a residual block's body before its sho
 from __future__ import annotations
 
 import math
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -61,16 +60,15 @@ class TokenWindows:
         )
 
     def __repr__(self) -> str:
-        return f"TokenWindows({len(self)} windows of {self.context} among {len(self.tokens)} {self.tokens.dtype} tokens)"
+        return f"TokenWindows({len(self)} windows of {self.context}, {len(self.tokens)} {self.tokens.dtype} tokens)"
 
 
 def _mapped(path: str | os.PathLike, dtype: Any) -> np.ndarray:
-    path = Path(path)
-    if path.suffix == ".npy":
+    if os.fspath(path).endswith(".npy"):
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    size = path.stat().st_size
+    size = os.stat(path).st_size
     if not size:
-        raise ValueError(f"{path}: the file is empty")
+        raise ValueError(f"{os.fspath(path)}: the file is empty")
     if size % np.dtype(dtype).itemsize:
-        raise ValueError(f"{path}: {size} bytes are no whole number of {np.dtype(dtype)} tokens")
+        raise ValueError(f"{os.fspath(path)}: {size} bytes are no whole number of {np.dtype(dtype)} tokens")
     return np.memmap(path, dtype, mode="r")

@@ -66,6 +66,7 @@ for _source in ("input", "parameter", "constant"):
 OPS["item"] = Op(infer=same_as_first, lower=None, alias=True)
 
 from . import (  # noqa: E402, F401
+    augment,
     conv,
     elementwise,
     embedding,
@@ -78,4 +79,3 @@ from . import (  # noqa: E402, F401
     shape,
     unary,
 )
-from . import augment, elementwise, linalg, loss, numpy_op, quantized, random, reduce, shape, unary  # noqa: E402, F401
