@@ -22,7 +22,8 @@ from ..nn.module import Module
 from .helpers import HELPERS, needed, needs_math
 from .literals import C_TYPE, FIELD, check_name, identifier, table
 from .network import Network, elements, network
-from .templates import Writer, lines_of
+from .templates import lines_of
+from .writer import Writer
 
 
 def c99(

@@ -49,12 +49,16 @@ class Network:
 
     @property
     def multiply_adds(self) -> int:
-        """Of the matrix products of one inference."""
+        """Of the matrix products and convolutions of one inference, taps in the padding included."""
         total = 0
         for node in self.graph.nodes:
             if node.op == "matmul":
                 a = node.inputs[0]
                 total += node.size * (a.shape[-2] if node.attrs["ta"] else a.shape[-1])
+            elif node.op == "conv2d":
+                total += node.size * size_of(node.inputs[1].shape[:3])
+            elif node.op == "conv2d_data":
+                total += node.inputs[0].size * size_of(node.inputs[1].shape[:2]) * node.inputs[1].shape[3]
             elif node.op == "quantized_linear":
                 total += node.size * node.inputs[0].shape[-1]
         return total

@@ -13,81 +13,14 @@ from ..graph.ops.elementwise import BINARY as BINARY_NUMBERS
 from ..graph.ops.elementwise import MAX_DIMS
 from ..graph.ops.linalg import matrix_extents
 from ..graph.ops.unary import KINDS
-from ..graph.tensor import BYTES, Tensor, size_of
-from .helpers import BINARY, UNARY
-from .literals import FIELD, number
-from .network import Network, is_literal
+from ..graph.tensor import Tensor, size_of
+from .helpers import BINARY
+from .images import conv2d, conv2d_data
+from .literals import number
+from .writer import Lines, Writer, axes, loops, terms, unary
 
-Lines = list[str]
 _UNARY_NAMES = {kind.number: name for name, kind in KINDS.items()}
 _BINARY_NAMES = {number: name for name, number in BINARY_NUMBERS.items()}
-_INDICES = "ijklmn"
-
-
-class Writer:
-    """Knows where every result of a network lies, as C expressions."""
-
-    def __init__(self, net: Network, names: dict[int, str], inputs: list[str], outputs: list[str]):
-        self.net, self.names, self.input_names, self.output_names = net, names, inputs, outputs
-
-    def base(self, operand) -> tuple[str, int]:
-        """Array and first element of an operand of a node or an Instr."""
-        tensor, k, offset = (*operand, 0, 0)[:3] if isinstance(operand, tuple) else (operand, 0, 0)
-        place = self.net.places[tensor.id, k]
-        if place.segment == "activations":
-            dtype = tensor.outs[k].dtype
-            return f"work->{FIELD[dtype]}", place.offset // BYTES[dtype] + offset
-        if place.segment == "constants":
-            return self.names[_root(tensor).id], offset
-        kind, i = place.segment.split()
-        return (self.input_names if kind == "input" else self.output_names)[int(i)], offset
-
-    def at(self, operand, *terms: tuple[str, int]) -> str:
-        """Element of an operand: the sum of index·stride."""
-        tensor = _root(operand[0] if isinstance(operand, tuple) else operand)
-        if is_literal(tensor):
-            return number(tensor.attrs["value"].reshape(-1)[0])
-        name, offset = self.base(operand)
-        return f"{name}[{index(offset, *terms)}]"
-
-
-def _root(x: Tensor) -> Tensor:
-    while x.op == "reshape":
-        (x,) = x.inputs
-    return x
-
-
-def index(offset: int, *terms: tuple[str, int]) -> str:
-    """offset + Σ index·stride as C."""
-    text = ""
-    for name, stride in terms:
-        if stride == 0 or name == "0":
-            continue
-        size = name if abs(stride) == 1 else f"({name} * {abs(stride)})"
-        text += (f" + {size}" if text else size) if stride > 0 else (f" - {size}" if text else f"-{size}")
-    if offset and text:
-        return f"{offset} + {text}" if not text.startswith("-") else f"{offset} - {text[1:]}"
-    return text or str(offset)
-
-
-def loops(extents: list[tuple[str, int]], body: Lines) -> Lines:
-    """Nested loops around `body`; an extent of 1 needs none."""
-    lines, depth = [], 0
-    for name, extent in extents:
-        if name != "0":
-            lines.append("    " * depth + f"for (int32_t {name} = 0; {name} < {extent}; ++{name}) {{")
-            depth += 1
-    lines += ["    " * depth + text for text in body]
-    return lines + ["    " * d + "}" for d in range(depth - 1, -1, -1)]
-
-
-def axes(dims) -> list[tuple[str, int]]:
-    """Index names for extents; "0" for an extent of 1."""
-    return [("0" if n == 1 else _INDICES[i], n) for i, n in enumerate(dims)]
-
-
-def _terms(extents, strides) -> list[tuple[str, int]]:
-    return [(name, stride) for (name, _), stride in zip(extents, strides, strict=True)]
 
 
 # -- from nodes ---------------------------------------------------------------------------------------------
@@ -117,11 +50,6 @@ def matmul(w: Writer, node: Tensor) -> Lines:
             body.append(f"{w.at((node, 1), *out)} = sum;")
     value = unary("sum", attrs["act"], attrs["alpha"]) if attrs.get("act") else "sum"
     return loops(extents, [*body, f"{w.at(node, *out)} = {value};"])
-
-
-def unary(x: str, kind: str, alpha: float) -> str:
-    """A unary function of the C expression x."""
-    return UNARY[kind].format(x=x, alpha=number(alpha))
 
 
 def softmax(w: Writer, node: Tensor) -> Lines:
@@ -245,7 +173,7 @@ def _copy(w: Writer, call: Instr) -> Lines:
     extents = axes(call.sizes[1 : 1 + ndim])
     to, frm = call.sizes[1 + MAX_DIMS :][:ndim], call.sizes[1 + 2 * MAX_DIMS :][:ndim]
     y, x = call.ptrs
-    return loops(extents, [f"{w.at(y, *_terms(extents, to))} = {w.at(x, *_terms(extents, frm))};"])
+    return loops(extents, [f"{w.at(y, *terms(extents, to))} = {w.at(x, *terms(extents, frm))};"])
 
 
 def _strided(w: Writer, call: Instr, at: int, operands: int) -> tuple[list, str, list[str]]:
@@ -256,9 +184,9 @@ def _strided(w: Writer, call: Instr, at: int, operands: int) -> tuple[list, str,
         out.insert(0, step)
         step *= n
     reads = [
-        w.at(call.ptrs[1 + k], *_terms(extents, call.sizes[at + MAX_DIMS * (k + 1) :][:ndim])) for k in range(operands)
+        w.at(call.ptrs[1 + k], *terms(extents, call.sizes[at + MAX_DIMS * (k + 1) :][:ndim])) for k in range(operands)
     ]
-    return extents, w.at(call.ptrs[0], *_terms(extents, out)), reads
+    return extents, w.at(call.ptrs[0], *terms(extents, out)), reads
 
 
 def _binary(w: Writer, call: Instr) -> Lines:
@@ -280,6 +208,8 @@ def _unary(w: Writer, call: Instr) -> Lines:
 
 TEMPLATES: dict[str, Callable[[Writer, Tensor], Lines]] = {
     "matmul": matmul,
+    "conv2d": conv2d,
+    "conv2d_data": conv2d_data,
     "softmax": softmax,
     "argmax": argmax,
     "reduce": reduce,
