@@ -133,7 +133,7 @@ cdef void conv_region(const Conv *c, Gemm *g, Tile *t, const float *x, float *y,
     cdef int64_t[3] count
     cdef int64_t[3] a_step
     cdef int64_t[3] c_step
-    cdef int64_t u, v, best, fill, most = tile_rows(nv), at, a_at
+    cdef int64_t u, best, fill, most = tile_rows(nv), at, a_at
     cdef int axis, outer, inner, along = 2
     count[0] = images
     a_step[0] = c.h.x * c.w.x * c.x_pixel
@@ -170,13 +170,15 @@ cdef void conv_region(const Conv *c, Gemm *g, Tile *t, const float *x, float *y,
     g.ldc = c_step[along]
     a_at = (h.x * c.w.x + w.x) * c.x_pixel
     at = ((ph.r + h.i * ph.step) * c.w.y + pw.r + w.i * pw.step) * c.y_pixel
+    t.lines = count[inner]
+    t.a_line = a_step[inner]
+    t.out_line = c_step[inner]
     for u in range(count[outer]):
-        for v in range(count[inner]):
-            t.a = x + a_at + u * a_step[outer] + v * a_step[inner]
-            g.c = y + at + u * c_step[outer] + v * c_step[inner]
-            g.pre = <float*>pre + (g.c - y) if pre != NULL else NULL
-            g.saved = saved + (g.c - y) if saved != NULL else NULL
-            gemm_panel(g, t, True, True, 0, count[along], col, nv, g.n - col < nv * VL)
+        t.a = x + a_at + u * a_step[outer]
+        g.c = y + at + u * c_step[outer]
+        g.pre = <float*>pre + (g.c - y) if pre != NULL else NULL
+        g.saved = saved + (g.c - y) if saved != NULL else NULL
+        gemm_panel(g, t, True, True, 0, count[along], col, nv, g.n - col < nv * VL)
 
 
 # Rows row … row_end of the output of `images` images, for one panel of one group.

@@ -91,8 +91,7 @@ cdef void conv2d_weight(const Instr *ins, const Context *ctx, int tid, int nthre
     g.epilogue = EPILOGUE_NONE
     g.act = 0
     g.alpha = <float>0.0
-    t.parts = 1
-    t.a_part = t.b_part = 0
+    plain_tile(&t)
     t.a_m = 1
     panels = (vectors(g.n) + NV - 1) // NV
     m = c.h.taps * c.w.taps * c.channels

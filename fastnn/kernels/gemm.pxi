@@ -127,7 +127,8 @@ cdef void add_bias(float *z, int64_t ldz, const float *bias, int64_t rows, int64
 
 
 # `rows` rows of the panel of w vectors at column `col`, for the steps of k that t holds. first: z starts from
-# the bias (and C, if it is accumulated to), else from what earlier steps left in C. last: epilogue follows.
+# the bias (and C, if it is accumulated to), else from what earlier steps left in C. last: epilogue follows. So for
+# each line of t.
 cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row, int64_t rows, int64_t col,
                      int64_t w, bint masked) noexcept nogil:
     cdef float z[TILE]
@@ -140,7 +141,8 @@ cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row,
     cdef bint direct = whole and plain and not (first and g.accumulate and g.bias != NULL)
     cdef int64_t tiles = (rows + tile_rows(w) - 1) // tile_rows(w)
     cdef int64_t mr = rows // tiles, tall = rows % tiles     # `tall` tiles of mr + 1 rows, then tiles of mr
-    cdef int64_t i, j, at = row * g.ldc + col
+    cdef int64_t i, j, line, height, at = row * g.ldc + col, lines = t.lines
+    cdef const float *a = t.a
     t.mask = mask_of(n - (w - 1) * VL if masked else VL)
     t.floor = <float>0.0 if last and plain and g.epilogue == EPILOGUE_ACT else -INFINITY
     if from_c:
@@ -155,6 +157,7 @@ cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row,
             load_rows(start, ldz, g.bias + col, 0, 1, n)
     if direct:
         t.out = g.c + at
+        t.init_line = t.out_line if from_c else 0
         t.ldo = g.ldc
         t.count = tall
         if tall > 0:
@@ -167,29 +170,31 @@ cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row,
         return
     t.out = z
     t.ldo = ldz
-    t.count = 1
-    mr += 1
-    for i in range(tiles):
-        if i == tall:
-            mr -= 1
-        if from_c:
-            load_rows(start, ldz, g.c + at, g.ldc, mr, n)
-            if first and g.bias != NULL:
-                add_bias(start, ldz, g.bias + col, mr, n)
-        run_tile(mr, w, masked, t)
-        if plain:
-            store_rows(g.c + at, g.ldc, z, ldz, mr, n)
-        else:
-            finish(g, z, ldz, at, mr, n)
-        t.a += mr * t.a_m
-        at += mr * g.ldc
+    t.lines = t.count = 1
+    for line in range(lines):
+        t.a = a + line * t.a_line
+        at = row * g.ldc + col + line * t.out_line
+        for i in range(tiles):
+            height = mr + 1 if i < tall else mr
+            if from_c:
+                load_rows(start, ldz, g.c + at, g.ldc, height, n)
+                if first and g.bias != NULL:
+                    add_bias(start, ldz, g.bias + col, height, n)
+            run_tile(height, w, masked, t)
+            if plain:
+                store_rows(g.c + at, g.ldc, z, ldz, height, n)
+            else:
+                finish(g, z, ldz, at, height, n)
+            t.a += height * t.a_m
+            at += height * g.ldc
+    t.lines = lines
 
 
 # Rows row … row_end of the panels that start at vectors at … at_end, everything read where it lies.
 cdef void gemm_direct(const Gemm *g, int64_t row, int64_t row_end, int64_t at, int64_t at_end) noexcept nogil:
     cdef Tile t
     cdef int64_t w, col
-    one_segment(&t)
+    plain_tile(&t)
     t.k = g.k
     t.a_m = g.a_m
     t.a_k = g.a_k
@@ -212,7 +217,7 @@ cdef void gemm_copied(const Gemm *g, int64_t row, int64_t row_end, int64_t at, i
     cdef float *a_copy = <float*>((<size_t>a_raw + 63) & ~<size_t>63)
     cdef Tile t
     cdef int64_t p, r, rows, w, v, col, group_end, step = MC if copy_a else row_end - row, kc = KC
-    one_segment(&t)
+    plain_tile(&t)
     if copy_a and copy_b:                   # every block of A needs B copied again: make it taller
         kc = KC // BOTH
         step = MC * BOTH

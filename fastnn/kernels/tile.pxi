@@ -10,6 +10,10 @@ cdef enum:
     AHEAD = 96              # FMAs between the prefetch of a row of B and its use
 
 cdef struct Tile:
+    int64_t lines           # columns of tiles, a_line and out_line floats apart; they share b
+    int64_t a_line
+    int64_t init_line
+    int64_t out_line
     int64_t count           # tiles below one another
     int64_t segments        # the axis summed over comes in segments · parts · k steps, each level with strides
     int64_t a_segment       # of its own: rows of taps, taps and channels of a convolution, for one; in a matrix
@@ -31,9 +35,10 @@ cdef struct Tile:
     float floor             # 0 for relu, else -inf: max(floor, NaN) is NaN
 
 
-cdef inline void one_segment(Tile *t) noexcept nogil:
-    t.segments = t.parts = 1
-    t.a_segment = t.b_segment = t.a_part = t.b_part = 0
+# What a matrix product does without.
+cdef inline void plain_tile(Tile *t) noexcept nogil:
+    t.lines = t.segments = t.parts = 1
+    t.a_line = t.out_line = t.a_segment = t.b_segment = t.a_part = t.b_part = 0
 
 
 # mr, nv and masked are literals in every call, so that the inner loops unroll and acc lives in registers.
@@ -45,41 +50,46 @@ cdef inline void tile(int mr, int nv, bint masked, const Tile *t) noexcept nogil
     cdef vec a_
     cdef vec floor = vbroadcast(t.floor)
     cdef int i, j, ahead = AHEAD // (mr * nv) + 1
-    cdef int64_t p, q, r, s
+    cdef int64_t l, p, q, r, s
+    cdef const float *a_line
     cdef const float *a_row
     cdef const float *a
     cdef const float *b
-    cdef const float *init = t.init
-    cdef float *out = t.out
-    for r in range(t.count):
-        a_row = t.a + r * mr * t.a_m
-        for i in range(mr):
-            for j in range(nv):
-                acc[i][j] = vload(init + i * t.ldi + j * VL)
-        for s in range(t.segments):
-            for q in range(t.parts):
-                a = a_row + s * t.a_segment + q * t.a_part
-                b = t.b + s * t.b_segment + q * t.b_part
-                for p in range(t.k):
-                    for j in range(nv - 1):
-                        b_[j] = vload(b + j * VL)
-                    b_[nv - 1] = vload_mask(t.mask, b + (nv - 1) * VL) if masked else vload(b + (nv - 1) * VL)
-                    if mr > 1:                  # a single row is done before the prefetches would pay
-                        for j in range(nv):
-                            if j * VL % 16 == 0:
-                                prefetch(b + ahead * t.b_k + j * VL)
-                        prefetch(a + ahead * t.a_k)
-                    for i in range(mr):
-                        a_ = vbroadcast(a[i * t.a_m])
-                        for j in range(nv):
-                            acc[i][j] = vfma(a_, b_[j], acc[i][j])
-                    a += t.a_k
-                    b += t.b_k
-        for i in range(mr):
-            for j in range(nv):
-                vstore(out + i * t.ldo + j * VL, vmax(floor, acc[i][j]))
-        init += mr * t.ldi
-        out += mr * t.ldo
+    cdef const float *init
+    cdef float *out
+    for l in range(t.lines):
+        a_line = t.a + l * t.a_line
+        init = t.init + l * t.init_line
+        out = t.out + l * t.out_line
+        for r in range(t.count):
+            a_row = a_line + r * mr * t.a_m
+            for i in range(mr):
+                for j in range(nv):
+                    acc[i][j] = vload(init + i * t.ldi + j * VL)
+            for s in range(t.segments):
+                for q in range(t.parts):
+                    a = a_row + s * t.a_segment + q * t.a_part
+                    b = t.b + s * t.b_segment + q * t.b_part
+                    for p in range(t.k):
+                        for j in range(nv - 1):
+                            b_[j] = vload(b + j * VL)
+                        b_[nv - 1] = vload_mask(t.mask, b + (nv - 1) * VL) if masked else vload(b + (nv - 1) * VL)
+                        if mr > 1:                  # a single row is done before the prefetches would pay
+                            for j in range(nv):
+                                if j * VL % 16 == 0:
+                                    prefetch(b + ahead * t.b_k + j * VL)
+                            prefetch(a + ahead * t.a_k)
+                        for i in range(mr):
+                            a_ = vbroadcast(a[i * t.a_m])
+                            for j in range(nv):
+                                acc[i][j] = vfma(a_, b_[j], acc[i][j])
+                        a += t.a_k
+                        b += t.b_k
+            for i in range(mr):
+                for j in range(nv):
+                    vstore(out + i * t.ldo + j * VL, vmax(floor, acc[i][j]))
+            init += mr * t.ldi
+            out += mr * t.ldo
 
 
 cdef inline void tile_any(int mr, int nv, bint masked, const Tile *t) noexcept nogil:
