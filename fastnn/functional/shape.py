@@ -95,7 +95,7 @@ def _apply_getitem(x: Tensor, index: tuple) -> Tensor:
             bounds.append((i % x.shape[axis], i % x.shape[axis] + 1, 1))
             axis += 1
     y = ops.apply("slice", x, slices=tuple(bounds))
-    return ops.apply("reshape", y, shape=tuple(shape))
+    return y if y.shape == tuple(shape) else ops.apply("reshape", y, shape=tuple(shape))
 
 
 def getitem(x, index):

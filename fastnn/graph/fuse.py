@@ -121,6 +121,20 @@ def pack_transposed(node: Tensor, uses: Counter[int]) -> Tensor | None:
     return packed
 
 
+def bias_gradients() -> Rule:
+    """Σ dy over pixels → a result of the weight gradient that reads the same dy: remembers the sums it has seen."""
+    sums: dict[int, Tensor] = {}
+
+    def rule(node: Tensor, uses: Counter[int]) -> list[tuple[Tensor, Tensor]] | None:
+        if node.op == "reduce" and node.attrs == {"kind": "sum", "axes": (0, 1, 2), "factor": 1.0}:
+            sums.setdefault(node.inputs[0].id, node)
+        if node.op != "conv2d_weight" or node.inputs[1].id not in sums:
+            return None
+        return [(sums.pop(node.inputs[1].id), item(node, 1))]
+
+    return rule
+
+
 def shared_packs() -> Rule:
     """One pack for all the products that read the same operand: a rule that remembers the packs it has seen."""
     first: dict[int, Tensor] = {}
@@ -133,7 +147,6 @@ def shared_packs() -> Rule:
 
 # Those that serve any machine: exported C uses them, too.
 PORTABLE: tuple[Rule, ...] = (
-    *layout.RULES,
     product_bias,
     product_activation,
     product_activation_saving,
@@ -166,9 +179,10 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
 
 
 def fuse(graph: Graph, rules: tuple[Rule, ...] = RULES) -> Graph:
-    """The rules, in order; what they packed more than once is packed once; outputs keep memory of their own."""
+    """The rules in order, those of layout first; shared packs are made once; outputs keep memory of their own."""
     owned = _owned(graph.outputs)
-    for rule in (*rules, shared_packs()):
+    permuted = any(node.op == "transpose" for node in graph.nodes)
+    for rule in (*(layout.rules() if permuted else ()), *rules, bias_gradients(), shared_packs()):
         graph = rewrite(graph, rule)
     now = zip(graph.outputs, owned, _owned(graph.outputs), strict=True)
     return Graph([apply("copy", x) if before and not after else x for x, before, after in now])

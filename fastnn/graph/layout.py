@@ -8,6 +8,7 @@ element by element, until it meets the permutation before the next one, where bo
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 from .ops import apply
 from .tensor import Tensor
@@ -54,8 +55,8 @@ def permute_in_place(node: Tensor, uses: Counter[int]) -> Tensor | None:
 
 
 def permute_sinks(node: Tensor, uses: Counter[int]) -> Tensor | None:
-    """f(permute(x), …) → permute(f(x, …)) for functions of single elements and for concatenation."""
-    if node.op not in ("unary", "unary_grad", "binary", "concatenate"):
+    """f(permute(x), …) → permute(f(x, …)) for functions of single elements, for concatenation and slices."""
+    if node.op not in ("unary", "unary_grad", "binary", "concatenate", "slice", "unslice"):
         return None
     axes = next((x.attrs["axes"] for x in node.inputs if _is_sinking(x)), None)
     if axes is None:
@@ -63,7 +64,12 @@ def permute_sinks(node: Tensor, uses: Counter[int]) -> Tensor | None:
     operands = [_beneath(x, axes, node) for x in node.inputs]
     if any(x is None for x in operands):
         return None
-    attrs = {**node.attrs, "axis": axes[node.attrs["axis"]]} if node.op == "concatenate" else node.attrs
+    attrs = dict(node.attrs)
+    if "axis" in attrs:
+        attrs["axis"] = axes[attrs["axis"]]
+    for name in ("slices", "shape"):
+        if name in attrs:
+            attrs[name] = tuple(attrs[name][i] for i in _inverse(axes))
     return _on_layer(node, "transpose", _on_layer(node, node.op, *operands, **attrs), axes=axes)
 
 
@@ -71,6 +77,8 @@ def _beneath(x: Tensor, axes: tuple[int, ...], node: Tensor) -> Tensor | None:
     """The operand of `node` before permutation, if there is one that costs nothing."""
     if x.op == "transpose" and x.attrs["axes"] == axes:
         return x.inputs[0]
+    if x.op == "expand" and x.ndim == len(axes):
+        return _permuted_expand(x, _inverse(axes))
     if node.op != "binary" or x.ndim > len(axes):
         return None
     if x.ndim == 0:
@@ -96,15 +104,28 @@ def reduce_of_permute(node: Tensor, uses: Counter[int]) -> Tensor | None:
 
 def permute_of_expand(node: Tensor, uses: Counter[int]) -> Tensor | None:
     """What is repeated is permuted before it is repeated."""
-    if node.op != "transpose" or node.inputs[0].op != "expand":
+    return _permuted_expand(node.inputs[0], node.attrs["axes"]) if node.op == "transpose" else None
+
+
+def _permuted_expand(node: Tensor, axes: tuple[int, ...]) -> Tensor | None:
+    if node.op != "expand":
         return None
-    (x,) = node.inputs[0].inputs
-    axes = node.attrs["axes"]
+    (x,) = node.inputs
     shape = (*(1,) * (len(axes) - x.ndim), *x.shape)
     if not _keeps_order(shape, axes):
         return None
     small = _on_layer(node, "reshape", x, shape=tuple(shape[i] for i in axes))
-    return apply("expand", small, shape=node.shape)
+    return _on_layer(node, "expand", small, shape=tuple(node.shape[i] for i in axes))
+
+
+def slice_of_expand(node: Tensor, uses: Counter[int]) -> Tensor | None:
+    """What is repeated is cut before it is repeated: the gradient of a mean over pixels of concatenated images."""
+    if node.op != "slice" or node.inputs[0].op != "expand":
+        return None
+    (x,) = node.inputs[0].inputs
+    slices = node.attrs["slices"][node.ndim - x.ndim :]
+    small = tuple((0, 1, 1) if n == 1 else s for n, s in zip(x.shape, slices, strict=True))
+    return apply("expand", _on_layer(node, "slice", x, slices=small), shape=node.shape)
 
 
 def reshape_sinks(node: Tensor, uses: Counter[int]) -> Tensor | None:
@@ -117,11 +138,38 @@ def reshape_sinks(node: Tensor, uses: Counter[int]) -> Tensor | None:
     return _on_layer(node, "reshape", _on_layer(node, node.op, *sources, **node.attrs), shape=node.shape)
 
 
-RULES = (
-    permute_sinks,
-    permute_of_permute,
-    permute_of_expand,
-    reduce_of_permute,
-    permute_in_place,
-    reshape_sinks,
-)
+def dropout_sinks() -> Callable[[Tensor, Counter[int]], Tensor | None]:
+    """dropout(permute(x)) → permute(dropout(x)), and the same for its gradient, which must draw the same mask.
+
+    Masks go by position in memory, so the rule remembers which dropouts it has moved.
+    """
+    moved: dict[int, tuple[int, ...]] = {}
+
+    def rule(node: Tensor, uses: Counter[int]) -> Tensor | None:
+        if node.op != "dropout":
+            return None
+        (x,) = node.inputs
+        if node.attrs["number"] not in moved and not _is_sinking(x):
+            return None
+        axes = moved.setdefault(node.attrs["number"], x.attrs.get("axes"))
+        before = x.inputs[0] if x.op == "transpose" and x.attrs["axes"] == axes else None
+        if before is None:
+            before = _on_layer(node, "transpose", x, axes=_inverse(axes))
+        return _on_layer(node, "transpose", _on_layer(node, "dropout", before, **node.attrs), axes=axes)
+
+    return rule
+
+
+def rules() -> tuple:
+    """The rules in order. Behind a dropout there is more to sink through."""
+    return (
+        slice_of_expand,
+        permute_sinks,
+        dropout_sinks(),
+        permute_sinks,
+        permute_of_permute,
+        permute_of_expand,
+        reduce_of_permute,
+        permute_in_place,
+        reshape_sinks,
+    )

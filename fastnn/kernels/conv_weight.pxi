@@ -1,18 +1,41 @@
 # Weight gradient of a convolution of channels-last images (conv.pxi):
 #
-#   dw[t,c,:] = Σ_{n,i,j} x[n, i·s - p + t·d, …, c]·dy[n,i,j,:]
+#   dw[t,c,:] = Σ_{n,i,j} x[n, i·s - p + t·d, …, c]·dy[n,i,j,:]       db = Σ_{n,i,j} dy[n,i,j,:]
 #
-# ptr     dw, x, dy
+# ptr     dw, db or NULL, x, dy
 # size    as for conv2d up to `transposed`, which is 0; dw is (taps h, taps w, channels in of a group, channels out)
 #
 # A product Aᵀ·B whose rows are channels of taps and whose sum runs over pixels: x and dy are read where they lie. Taps
 # of a row that see the same pixels are rows of one product where they follow one another in memory. Pixels come in
 # strips of rows of an image that stay in L2 while every tap reads them; between strips the sums wait in dw. Every
 # element of dw is one chain of FMAs over images, strips, runs of columns (conv.pxi), rows and columns: no bit depends on
-# the number of threads, which share the rows and columns of dw.
+# the number of threads, which share the rows and columns of dw. db adds up the sums of strips, each four chains of pixels.
 
 cdef enum:
     STRIP = 65536           # floats of x and dy in a strip of rows
+
+
+# db[n] += Σ over pixels of dy.
+cdef void add_pixels(float *db, const float *dy, int64_t pixels, int64_t ld, int64_t n) noexcept nogil:
+    cdef vec acc[4]
+    cdef int64_t j = 0, p
+    cdef int i
+    cdef mask_t mask
+    while j < n:
+        mask = mask_of(imin(n - j, VL))
+        for i in range(4):
+            acc[i] = vzero()
+        p = 0
+        while p + 4 <= pixels:
+            for i in range(4):
+                acc[i] = vadd(acc[i], vload_mask(mask, dy + (p + i) * ld + j))
+            p += 4
+        while p < pixels:
+            acc[0] = vadd(acc[0], vload_mask(mask, dy + p * ld + j))
+            p += 1
+        acc[0] = vadd(vadd(acc[0], acc[1]), vadd(acc[2], acc[3]))
+        vstore_mask(mask, db + j, vadd(vload_mask(mask, db + j), acc[0]))
+        j += VL
 
 
 # Products of one strip with the rows [low, high) of dw, counted over taps and channels, and one panel of columns.
@@ -71,9 +94,10 @@ cdef void conv2d_weight(const Instr *ins, const Context *ctx, int tid, int nthre
     cdef Conv c
     cdef Gemm g
     cdef Tile t
-    cdef const float *x = <const float*>ins.ptr[1]
-    cdef const float *dy = <const float*>ins.ptr[2]
-    cdef int64_t n, i, m, group, low, high, first, at, at_end, nv, panels, strip, x_image, y_image
+    cdef float *db = <float*>ins.ptr[1]
+    cdef const float *x = <const float*>ins.ptr[2]
+    cdef const float *dy = <const float*>ins.ptr[3]
+    cdef int64_t n, i, m, group, low, high, first, at, at_end, nv, panels, strip, rows, columns, x_image, y_image
     cdef int tn, tm, tp
     c.images = ins.size[0]
     axis_of(&c.h, ins.size, 0)
@@ -107,20 +131,27 @@ cdef void conv2d_weight(const Instr *ins, const Context *ctx, int tid, int nthre
     x_image = c.h.x * c.w.x * c.x_pixel
     y_image = c.h.y * c.w.y * c.y_pixel
     strip = imin(c.h.y, imax(1, STRIP // imax(1, c.h.stride * c.w.x * c.x_pixel + c.w.y * c.y_pixel)))
+    columns = imin(g.n, at_end * VL) - first * VL
     for group in range(c.groups):
         g.c = <float*>ins.ptr[0] + group * g.n
         for i in range(low, high):
-            memset(g.c + i * g.ldc + first * VL, 0, (imin(g.n, at_end * VL) - first * VL) * sizeof(float))
+            memset(g.c + i * g.ldc + first * VL, 0, columns * sizeof(float))
+        if low == 0 and db != NULL:
+            memset(db + group * g.n + first * VL, 0, columns * sizeof(float))
         for n in range(c.images):
             i = 0
             while i < c.h.y:
+                rows = imin(strip, c.h.y - i)
+                if low == 0 and db != NULL:
+                    at = group * g.n + first * VL
+                    add_pixels(db + at, dy + n * y_image + i * c.w.y * c.y_pixel + at, rows * c.w.y, c.y_pixel, columns)
                 at = first
                 while at < at_end:
                     nv = panel_width(vectors(g.n) - at)
                     weight_strip(&c, &g, &t, x + n * x_image + group * c.channels, dy + n * y_image + group * g.n,
-                                 i, imin(i + strip, c.h.y), low, high, at * VL, nv)
+                                 i, i + rows, low, high, at * VL, nv)
                     at += nv
-                i += strip
+                i += rows
 
 
 KERNELS["conv2d_weight"] = <size_t>&conv2d_weight

@@ -66,10 +66,10 @@ def _conv2d_data_infer(inputs, attrs) -> list[Out]:
 
 
 def _conv2d_weight_infer(inputs, attrs) -> list[Out]:
-    """x (n, h, w, c), dy (n, h', w', o) → (taps h, taps w, c/groups, o)."""
+    """x (n, h, w, c), dy (n, h', w', o) → (taps h, taps w, c/groups, o); and the sum of dy over pixels."""
     x, dy = inputs
     _floats("conv2d_weight", x, dy)
-    return [Out((*attrs["kernel"], x.shape[3] // attrs["groups"], dy.shape[3]))]
+    return [Out((*attrs["kernel"], x.shape[3] // attrs["groups"], dy.shape[3])), Out(dy.shape[3:])]
 
 
 def _sizes(x: Tensor, y: Tensor, kernel: tuple[int, int], attrs, transposed: bool) -> tuple[int, ...]:
@@ -97,9 +97,8 @@ def _product_lower(node: Tensor) -> list[Instr]:
 
 def _conv2d_weight_lower(node: Tensor) -> list[Instr]:
     x, dy = node.inputs
-    if x.size == 0 or dy.size == 0:
-        return [Instr("fill", ((node, 0),), (node.size,), (0.0,))]
-    return [Instr("conv2d_weight", ((node, 0), x, dy), _sizes(x, dy, node.attrs["kernel"], node.attrs, False))]
+    sizes = _sizes(x, dy, node.attrs["kernel"], node.attrs, False)
+    return [Instr("conv2d_weight", ((node, 0), (node, 1), x, dy), sizes)]
 
 
 def _shared(attrs) -> dict[str, Any]:
