@@ -9,6 +9,7 @@ from libc.math cimport powf
 
 cdef enum:
     MAX_DIMS = 6
+    BAND = 64               # rows of a transposed plane that one thread copies at a time
 
 # Named again in fastnn/graph/ops/elementwise.py.
 cdef enum:
@@ -163,6 +164,34 @@ cdef void where_(const Instr *ins, const Context *ctx, int tid, int nthreads) no
             y[row * n + i] = a[i * ta] if c[i * tc] != <float>0.0 else b[i * tb]
 
 
+# y[r, n] = x[n, r]ᵀ, rows ldy and ldx apart. Blocks at the ends overlap those before them.
+cdef void copy_transposed(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t r, int64_t n) noexcept nogil:
+    cdef int64_t i, j = 0
+    if n < VL or r < 4:
+        for i in range(r):
+            for j in range(n):
+                y[i * ldy + j] = x[j * ldx + i]
+        return
+    while j < n:
+        if j + VL > n:
+            j = n - VL
+        transpose(y + j, ldy, x + j * ldx, ldx, r // 4 * 4)
+        if r % 4:
+            transpose(y + (r - 4) * ldy + j, ldy, x + j * ldx + r - 4, ldx, 4)
+        j += VL
+
+
+# The same for every plane of an array whose last two axes change places, in bands of BAND rows.
+cdef void copy_planes(float *y, const float *x, const int64_t *dims, const int64_t *sy, const int64_t *sx,
+                      int64_t ndim, int tid, int nthreads) noexcept nogil:
+    cdef int64_t r = dims[ndim - 2], bands = (r + BAND - 1) // BAND, planes = count_rows(dims, ndim) // r
+    cdef int64_t unit, row
+    for unit in range(planes * bands * tid // nthreads, planes * bands * (tid + 1) // nthreads):
+        row = unit // bands * r + unit % bands * BAND
+        copy_transposed(y + row_offset(row, dims, sy, ndim), sy[ndim - 2], x + row_offset(row, dims, sx, ndim),
+                        sx[ndim - 1], imin(BAND, r - unit % bands * BAND), dims[ndim - 1])
+
+
 # y[…] = x[…], both strided: transpose, slice, broadcast, concatenate, and their gradients.
 # ptr: y, x; size: ndim, dims[6], strides of y[6], strides of x[6], bytes per element (4 or 8).
 cdef void copy(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
@@ -174,6 +203,9 @@ cdef void copy(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     cdef const float *x4 = <const float*>ins.ptr[1]
     cdef int64_t *y8 = <int64_t*>ins.ptr[0]
     cdef const int64_t *x8 = <const int64_t*>ins.ptr[1]
+    if width == 4 and ndim > 1 and ty == 1 and tx > 1 and ins.size[11 + ndim] == 1 and dims[ndim - 2] > 0:
+        copy_planes(y4, x4, dims, &ins.size[7], &ins.size[13], ndim, tid, nthreads)
+        return
     slice_rows(count_rows(dims, ndim), n, tid, nthreads, &row_lo, &row_hi, &lo, &hi)
     for row in range(row_lo, row_hi):
         oy = row_offset(row, dims, &ins.size[7], ndim)
