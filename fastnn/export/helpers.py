@@ -11,6 +11,7 @@ import re
 _UNARY = {
     "sigmoid": ("", "const float e = expf((x < 0.0f) ? x : -x);\n    return ((x < 0.0f) ? e : 1.0f) / (1.0f + e);"),
     "relu": ("", "return (x < 0.0f) ? 0.0f : x;"),
+    "relu6": ("", "const float t = (x < 0.0f) ? 0.0f : x;\n    return (t > 6.0f) ? 6.0f : t;"),
     "leaky_relu": (", float alpha", "return (x < 0.0f) ? (x * alpha) : x;"),
     "elu": (", float alpha", "return (x < 0.0f) ? (alpha * expm1f(x)) : x;"),
     "gelu": ("", "return 0.5f * x * (1.0f + erff(x * 0.70710678f));"),
@@ -63,6 +64,7 @@ static int8_t quantize(float x, float scale, int32_t zero_point)
 # Unary ops of the graph as C expressions of {x} and {alpha}.
 UNARY = {
     "relu": "relu({x})",
+    "relu6": "relu6({x})",
     "leaky_relu": "leaky_relu({x}, {alpha})",
     "elu": "elu({x}, {alpha})",
     "gelu": "gelu({x})",

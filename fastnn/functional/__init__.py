@@ -36,6 +36,16 @@ from .losses import (
     pick,
     pointwise_loss,
 )
+from .pool import (
+    adaptive_avg_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    dropout2d,
+    interpolate,
+    max_pool1d,
+    max_pool2d,
+    zero_pad2d,
+)
 from .products import (
     linear,
     matmul,
@@ -71,6 +81,7 @@ from .unary import (
     neg,
     reciprocal,
     relu,
+    relu6,
     sigmoid,
     sign,
     silu,
@@ -82,8 +93,11 @@ from .unary import (
 
 __all__ = [
     "abs",
+    "adaptive_avg_pool2d",
     "add",
     "argmax",
+    "avg_pool1d",
+    "avg_pool2d",
     "concatenate",
     "conv1d",
     "conv2d",
@@ -91,6 +105,7 @@ __all__ = [
     "cross_entropy_rows",
     "div",
     "dropout",
+    "dropout2d",
     "elu",
     "embedding",
     "equal",
@@ -104,6 +119,7 @@ __all__ = [
     "greater",
     "greater_equal",
     "hardswish",
+    "interpolate",
     "leaky_relu",
     "less",
     "less_equal",
@@ -112,6 +128,8 @@ __all__ = [
     "log_softmax",
     "matmul",
     "max",
+    "max_pool1d",
+    "max_pool2d",
     "maximum",
     "mean",
     "min",
@@ -126,6 +144,7 @@ __all__ = [
     "pow",
     "reciprocal",
     "relu",
+    "relu6",
     "reshape",
     "sigmoid",
     "sign",
@@ -140,6 +159,7 @@ __all__ = [
     "tanh",
     "transpose",
     "where",
+    "zero_pad2d",
 ]
 
 Operators.functions.update({name: globals()[name] for name in __all__})

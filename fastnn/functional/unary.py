@@ -22,6 +22,11 @@ def relu(x, out=None):
     return unary("relu", x, out=out)
 
 
+def relu6(x, out=None):
+    """min(max(x, 0), 6); gradient 0 at both ends. Krizhevsky (2010)."""
+    return unary("relu6", x, out=out)
+
+
 def leaky_relu(x, negative_slope: float = 0.01, out=None):
     """x where x > 0, else negative_slope·x."""
     return unary("leaky_relu", x, negative_slope, out)

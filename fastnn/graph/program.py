@@ -13,6 +13,7 @@ from ..kernels.table import KERNELS
 from .graph import Graph
 from .ops import OPS, Instr
 from .ops.conv import flops as conv_flops
+from .ops.pool import cost as pool_cost
 from .plan import ALIGN, Place, Plan, align, bytes_of
 from .tensor import BYTES, INT, Tensor
 
@@ -250,6 +251,8 @@ def _cost(kernel: str, sizes: tuple) -> float:
     if kernel == "quantized_linear":
         m, n, k = sizes[:3]
         return 1.0 * m * n * k
+    if kernel in ("max_pool2d", "max_pool2d_grad", "resample2d", "dropout2d"):
+        return pool_cost(kernel, sizes)
     return 8.0 * max(sizes, default=0)
 
 

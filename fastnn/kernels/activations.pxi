@@ -34,6 +34,7 @@ cdef enum:
     ACT_RECIPROCAL = 17
     ACT_ERF = 18
     ACT_SIGN = 19
+    ACT_RELU6 = 20
 
 
 cdef inline float gelu_grad_(float x) noexcept nogil:      # Φ(x) + x·φ(x)
@@ -112,6 +113,9 @@ cdef inline float act_(int kind, float x, float alpha) noexcept nogil:
         return erf_(x)
     if kind == ACT_SIGN:
         return <float>1.0 if x > <float>0.0 else (<float>-1.0 if x < <float>0.0 else x)
+    if kind == ACT_RELU6:
+        x = <float>0.0 if x < <float>0.0 else x
+        return <float>6.0 if x > <float>6.0 else x
     return x
 
 
@@ -155,6 +159,9 @@ cdef inline float act_grad_(int kind, float g, float s, float alpha) noexcept no
         return g * <float>1.12837917 * exp_(-s * s)
     if kind == ACT_SIGN:
         return <float>0.0
+    if kind == ACT_RELU6:                                              # y
+        g = <float>0.0 if s <= <float>0.0 else g
+        return <float>0.0 if s >= <float>6.0 else g
     return g
 
 
@@ -219,6 +226,7 @@ cdef void act_row(int64_t kind, float *y, const float *x, int64_t n, float alpha
     elif kind == ACT_RECIPROCAL: act_loop(ACT_RECIPROCAL, y, x, n, alpha)
     elif kind == ACT_ERF: act_loop(ACT_ERF, y, x, n, alpha)
     elif kind == ACT_SIGN: act_loop(ACT_SIGN, y, x, n, alpha)
+    elif kind == ACT_RELU6: act_loop(ACT_RELU6, y, x, n, alpha)
 
 
 cdef void act_grad_row(int64_t kind, float *dx, const float *dy, const float *saved, int64_t n,
@@ -243,6 +251,7 @@ cdef void act_grad_row(int64_t kind, float *dx, const float *dy, const float *sa
     elif kind == ACT_RECIPROCAL: act_grad_loop(ACT_RECIPROCAL, dx, dy, saved, n, alpha)
     elif kind == ACT_ERF: act_grad_loop(ACT_ERF, dx, dy, saved, n, alpha)
     elif kind == ACT_SIGN: act_grad_loop(ACT_SIGN, dx, dy, saved, n, alpha)
+    elif kind == ACT_RELU6: act_grad_loop(ACT_RELU6, dx, dy, saved, n, alpha)
 
 
 # The slice [lo, hi) of n elements for one thread, in whole grains: boundaries depend only on n and nthreads,

@@ -9,6 +9,7 @@ from .activations import (
     LeakyReLU,
     LogSoftmax,
     ReLU,
+    ReLU6,
     Sigmoid,
     SiLU,
     Softmax,
@@ -30,10 +31,24 @@ from .losses import (
     SmoothL1Loss,
 )
 from .module import Module
+from .pool import (
+    AdaptiveAvgPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    Dropout2d,
+    GlobalAvgPool,
+    MaxPool1d,
+    MaxPool2d,
+    Upsample,
+    ZeroPad2d,
+)
 from .quantized import Dequantize, FakeQuantize, FakeQuantizedLinear, Lookup, Quantize, QuantizedLinear
 
 __all__ = [
     "activation",
+    "AdaptiveAvgPool2d",
+    "AvgPool1d",
+    "AvgPool2d",
     "BCEWithLogitsLoss",
     "Conv1d",
     "Conv2d",
@@ -41,12 +56,14 @@ __all__ = [
     "CrossEntropyLoss",
     "Dequantize",
     "Dropout",
+    "Dropout2d",
     "ELU",
     "Embedding",
     "FakeQuantize",
     "FakeQuantizedLinear",
     "Flatten",
     "GELU",
+    "GlobalAvgPool",
     "Hardswish",
     "HuberLoss",
     "Identity",
@@ -57,6 +74,8 @@ __all__ = [
     "LogSoftmax",
     "Lookup",
     "Loss",
+    "MaxPool1d",
+    "MaxPool2d",
     "Module",
     "MSELoss",
     "NLLLoss",
@@ -64,6 +83,7 @@ __all__ = [
     "Quantize",
     "QuantizedLinear",
     "ReLU",
+    "ReLU6",
     "Sequential",
     "Sigmoid",
     "SiLU",
@@ -71,4 +91,6 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "Upsample",
+    "ZeroPad2d",
 ]

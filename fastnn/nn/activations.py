@@ -14,6 +14,14 @@ class ReLU(Module):
         return F.relu(x)
 
 
+class ReLU6(Module):
+    """min(max(x, 0), 6)."""
+
+    def forward(self, x):
+        """Any shape."""
+        return F.relu6(x)
+
+
 class LeakyReLU(Module):
     """x where x > 0, else negative_slope·x."""
 
@@ -124,6 +132,7 @@ class LogSoftmax(Module):
 
 BY_NAME = {
     "relu": ReLU,
+    "relu6": ReLU6,
     "leaky_relu": LeakyReLU,
     "elu": ELU,
     "gelu": GELU,

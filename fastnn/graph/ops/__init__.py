@@ -73,6 +73,7 @@ from . import (  # noqa: E402, F401
     linalg,
     loss,
     numpy_op,
+    pool,
     quantized,
     random,
     reduce,

@@ -39,6 +39,7 @@ KINDS = {
     "reciprocal": Kind(17, "y"),
     "erf": Kind(18, "x"),
     "sign": Kind(19, "y"),
+    "relu6": Kind(20, "y", fusable=True),
 }
 
 
