@@ -78,7 +78,7 @@ ACTIVATIONS = {
     "elu": (lambda x: F.elu(x, 0.7), lambda x: R.elu(x, 0.7)), "gelu": (F.gelu, R.gelu),
     "gelu_tanh": (lambda x: F.gelu(x, "tanh"), R.gelu_tanh), "silu": (F.silu, R.silu),
     "sigmoid": (F.sigmoid, R.sigmoid), "tanh": (F.tanh, np.tanh), "softplus": (F.softplus, R.softplus),
-    "hardswish": (F.hardswish, R.hardswish),
+    "hardswish": (F.hardswish, R.hardswish), "relu6": (F.relu6, lambda x: np.clip(x, 0, 6)),
     "relu6": (F.relu6, lambda x: np.clip(x, 0, 6)),
 }
 
