@@ -23,6 +23,10 @@ from .arithmetic import (
     sub,
     where,
 )
+from .attention import (
+    scaled_dot_product_attention,
+    self_attention,
+)
 from .conv import (
     conv1d,
     conv2d,
@@ -146,6 +150,8 @@ __all__ = [
     "relu",
     "relu6",
     "reshape",
+    "scaled_dot_product_attention",
+    "self_attention",
     "sigmoid",
     "sign",
     "silu",

@@ -18,7 +18,7 @@ from .plan import ALIGN, Place, Plan, align, bytes_of
 from .tensor import BYTES, INT, Tensor
 
 # Kernels whose arithmetic is counted exactly, and whose rate profile() shows.
-PRODUCTS = ("gemm", "conv2d", "conv2d_weight")
+PRODUCTS = ("attention", "attention_grad", "gemm", "conv2d", "conv2d_weight")
 
 
 def aligned_zeros(nbytes: int) -> np.ndarray:
@@ -253,6 +253,10 @@ def _cost(kernel: str, sizes: tuple) -> float:
         return 1.0 * m * n * k
     if kernel in ("max_pool2d", "max_pool2d_grad", "resample2d", "dropout2d"):
         return pool_cost(kernel, sizes)
+    if kernel in ("attention", "attention_grad"):
+        batch, heads, queries, keys, depth, width, causal = sizes[:7]
+        products = depth + width if kernel == "attention" else 3 * depth + 2 * width
+        return 2.0 * batch * heads * queries * keys * products / (2 if causal else 1)
     return 8.0 * max(sizes, default=0)
 
 

@@ -66,6 +66,7 @@ for _source in ("input", "parameter", "constant"):
 OPS["item"] = Op(infer=same_as_first, lower=None, alias=True)
 
 from . import (  # noqa: E402, F401
+    attention,
     augment,
     conv,
     elementwise,
