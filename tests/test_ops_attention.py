@@ -1,4 +1,4 @@
-"""Attention against its definition in float64, on every instruction set: sizes around panels and blocks, masks, views."""
+"""Attention against its definition in float64, on every instruction set: sizes around panels, masks, views."""
 
 from __future__ import annotations
 

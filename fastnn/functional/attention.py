@@ -85,7 +85,8 @@ def _apply_self(qkv: Tensor, mask: Tensor | None = None, *, heads: int, **option
     qkv = floats(qkv)
     if qkv.ndim != 3 or qkv.shape[-1] % 3 or (qkv.shape[-1] // 3) % heads:
         raise ValueError(
-            f"self-attention with {heads} heads needs (batch, T, 3·width), width divisible by {heads}, found {qkv.shape}"
+            f"self-attention with {heads} heads needs (batch, T, 3·width), width a multiple of {heads}, "
+            f"found {qkv.shape}"
         )
     b, t, width = qkv.shape[0], qkv.shape[1], qkv.shape[2] // 3
     packed = ops.apply("reshape", qkv, shape=(b, t, 3, heads, width // heads))
