@@ -4,9 +4,9 @@
 #   dp[t,s] = Σ_e do[t,e]·v[s,e]     δ[t] = Σ_e do[t,e]·o[t,e]     ds = p·(dp - δ)     dmask = ds
 #   dv[s,e] = Σ_t p[t,s]·do[t,e]     dq[t,d] = scale·Σ_s ds[t,s]·k[s,d]     dk[s,d] = scale·Σ_t ds[t,s]·q[t,d]
 #
-# Only the log-sum-exp of each row is saved, +inf for a row without keys, whose output and gradients are 0; the
-# backward pass makes p again (Dao et al., FlashAttention, 2022; running maximum and sum: Milakov and Gimelshein,
-# "Online normalizer calculation for softmax", 2018). Work goes in panels of QUERIES queries by blocks of KEYS keys,
+# Only the log-sum-exp of each row is saved, +inf for a row without keys, whose output and gradients are 0; the backward
+# pass makes p again (Dao et al., FlashAttention, 2022; running maximum and sum: Milakov and Gimelshein, "Online
+# normalizer calculation for softmax", 2018). Inside, x is in units of log 2, so that p is a power of 2. Work goes in panels of QUERIES queries by blocks of KEYS keys,
 # transposed: the queries are the lanes, so that maxima and sums add nothing across lanes, and every product finds
 # its right operand in rows, but for q and do, which are transposed once for each panel. causal: s <= t, the blocks
 # above the diagonal are skipped. Dropout draws from Philox at (row of the T by S matrix, s); no mask is stored.
@@ -18,6 +18,8 @@
 # scalar     scale, dropout's p
 # The last axis of q, k, v, o is contiguous; gradients have the strides of what they are gradients of, but dmask is
 # contiguous (B, H, T, S). Gradients overlap no input and one another nowhere.
+
+from libc.math cimport M_LOG2E
 
 cdef enum:
     QUERIES = 32            # lanes of a panel: whole vectors on every instruction set
@@ -46,6 +48,22 @@ cdef struct Attention:
     const float *k
     const float *v
     const float *mask
+
+
+# 2^x for x <= 0, or a rounding error above; 0 below 2^-126. x is split into the nearest integer, which adding
+# 1.5·2^23 + 127 leaves in the low bits as a biased exponent, and |r| <= ½. The polynomial is as in math.pxi.
+cdef inline float exp2_(float x) noexcept nogil:
+    cdef float t = x + <float>12583039.0
+    cdef float r = x - (t - <float>12583039.0)
+    cdef float p = <float>1.5353360504e-4
+    p = p * r + <float>1.3398875017e-3
+    p = p * r + <float>9.6184369177e-3
+    p = p * r + <float>5.5503323674e-2
+    p = p * r + <float>2.4022647738e-1
+    p = p * r + <float>6.9314718246e-1
+    p = p * r + <float>1.0
+    p = p * bits_float(float_bits(t) << 23)
+    return <float>0.0 if x < <float>-126.0 else p
 
 
 # c[m,n] = A[m,k]·B[k,n], or c += that; B row-major.
@@ -79,33 +97,34 @@ cdef void lanes_of(float *y, const float *x, int64_t ldx, int64_t count, int64_t
             y[i * QUERIES + j] = x[i + j * ldx]
 
 
-# c[rows, QUERIES] = x[rows, n]·y[count, n]ᵀ by way of yt[DEPTH, QUERIES], which keeps yᵀ if n <= DEPTH.
+# c[rows, QUERIES] = by·x[rows, n]·y[count, n]ᵀ by way of yt[DEPTH, QUERIES], which keeps by·yᵀ if n <= DEPTH.
 cdef void scores(float *c, const float *x, int64_t ldx, const float *y, int64_t ldy, float *yt, bint fresh,
-                 int64_t rows, int64_t count, int64_t n) noexcept nogil:
-    cdef int64_t at = 0, depth
+                 float by, int64_t rows, int64_t count, int64_t n) noexcept nogil:
+    cdef int64_t at = 0, depth, i
     while at < n:
         depth = imin(DEPTH, n - at)
         if fresh or n > DEPTH:
             lanes_of(yt, y + at, ldy, count, depth)
+            if by != <float>1.0:
+                for i in range(depth * QUERIES):
+                    yt[i] = yt[i] * by
         product(c, QUERIES, at > 0, x + at, ldx, 1, yt, QUERIES, rows, QUERIES, depth)
         at += depth
 
 
-# x = scale·x + mask, -inf above the diagonal: x[s][j] belongs to key `key` + s and query `query` + j.
-cdef void scale_and_mask(float *x, const Attention *a, int64_t query, int64_t count, int64_t key,
-                         int64_t keys) noexcept nogil:
-    cdef float scale = a.scale
-    cdef int64_t s, first = imin(imax(query - key, 0), keys) if a.causal else keys
+# x + mask, -inf above the diagonal: x[s][j] belongs to key `key` + s and query `query` + j.
+cdef void apply_masks(float *x, const Attention *a, int64_t query, int64_t count, int64_t key,
+                      int64_t keys) noexcept nogil:
+    cdef int64_t s
     cdef int j
-    for s in range(keys * QUERIES):
-        x[s] = x[s] * scale
     if a.mask != NULL:
         for j in range(count):
             for s in range(keys):
-                x[s * QUERIES + j] += a.mask[(query + j) * a.mask_t + (key + s) * a.mask_s]
-    for s in range(first, keys):
-        for j in range(QUERIES):
-            x[s * QUERIES + j] = x[s * QUERIES + j] if query + j >= key + s else -INFINITY
+                x[s * QUERIES + j] += <float>M_LOG2E * a.mask[(query + j) * a.mask_t + (key + s) * a.mask_s]
+    if a.causal:
+        for s in range(imax(query - key, 0), keys):
+            for j in range(QUERIES):
+                x[s * QUERIES + j] = x[s * QUERIES + j] if query + j >= key + s else -INFINITY
 
 
 # keep[s][j] = 1/(1-p), or 0 with probability p.
@@ -126,7 +145,7 @@ cdef void draw(float *keep, const Attention *a, int64_t query, int64_t count, in
             keep[s * QUERIES + j] = <float>0.0
 
 
-# One block of a panel: x becomes e^(x - top), `top` the running maximum, `total` the running sum; old sums and
+# One block of a panel: x becomes 2^(x - top), `top` the running maximum, `total` the running sum; old sums and
 # outputs are to be multiplied by `decay`.
 cdef void online_softmax(float *x, float *top, float *total, float *decay, int64_t keys) noexcept nogil:
     cdef float now[QUERIES]
@@ -139,21 +158,16 @@ cdef void online_softmax(float *x, float *top, float *total, float *decay, int64
     for s in range(keys):
         for j in range(QUERIES):
             now[j] = x[s * QUERIES + j] if x[s * QUERIES + j] > now[j] else now[j]
-    for j in range(QUERIES):                             # a row without keys so far: e^(-inf - 0) = 0
-        decay[j] = exp_(top[j] - now[j]) if now[j] > -INFINITY else <float>1.0
+    for j in range(QUERIES):                             # a row without keys so far: 2^(-inf - 0) = 0
+        decay[j] = exp2_(top[j] - now[j]) if now[j] > -INFINITY else <float>1.0
         top[j] = now[j]
         now[j] = now[j] if now[j] > -INFINITY else <float>0.0
     for s in range(keys):
         for j in range(QUERIES):
-            x[s * QUERIES + j] = weight_(x[s * QUERIES + j], now[j])
+            x[s * QUERIES + j] = exp2_(x[s * QUERIES + j] - now[j])
             added[j] = added[j] + x[s * QUERIES + j]
     for j in range(QUERIES):
         total[j] = total[j] * decay[j] + added[j]
-
-
-# e^(x - top), exactly 0 for x = -inf.
-cdef inline float weight_(float x, float top) noexcept nogil:
-    return exp_(x - top) if x != -INFINITY else <float>0.0
 
 
 cdef void scale_rows(float *x, int64_t ldx, const float *by, int64_t rows, int64_t n) noexcept nogil:
@@ -191,8 +205,9 @@ cdef void attend(const Attention *a, float *o, float *lse) noexcept nogil:
         key = 0
         while key < end:
             keys = imin(KEYS, end - key)
-            scores(x, a.k + key * a.k_t, a.k_t, a.q + query * a.q_t, a.q_t, qt, key == 0, keys, count, a.depth)
-            scale_and_mask(x, a, query, count, key, keys)
+            scores(x, a.k + key * a.k_t, a.k_t, a.q + query * a.q_t, a.q_t, qt, key == 0,
+                   a.scale * <float>M_LOG2E, keys, count, a.depth)
+            apply_masks(x, a, query, count, key, keys)
             online_softmax(x, top, total, decay, keys)
             if a.p > 0.0:
                 draw(keep, a, query, count, key, keys)
@@ -204,7 +219,7 @@ cdef void attend(const Attention *a, float *o, float *lse) noexcept nogil:
             key += keys
         for j in range(QUERIES):
             decay[j] = <float>1.0 / total[j] if total[j] != <float>0.0 else <float>0.0
-            top[j] = top[j] + log_(total[j]) if total[j] != <float>0.0 else INFINITY
+            top[j] = top[j] + log_(total[j]) * <float>M_LOG2E if total[j] != <float>0.0 else INFINITY
         scale_rows(o + query * a.o_t, a.o_t, decay, count, a.width)
         if lse != NULL:
             memcpy(lse + query, top, count * sizeof(float))
@@ -217,6 +232,30 @@ cdef void zero_rows(float *x, int64_t ldx, int64_t rows, int64_t n) noexcept nog
         memset(x + i * ldx, 0, n * sizeof(float))
 
 
+# y[i] = Σ_j a[i][j]·b[i][j]; 0 from `count` on. VL sums a row, then rows become lanes.
+cdef void row_products(float *y, const float *a, const float *b, int64_t ld, int64_t count, int64_t n) noexcept nogil:
+    cdef float parts[QUERIES * VL]
+    cdef float lanes[QUERIES * VL]
+    cdef vec sum_
+    cdef mask_t mask = mask_of((n - 1) % VL + 1)
+    cdef int64_t i, j
+    for i in range(count):
+        sum_ = vzero()
+        j = 0
+        while j + VL < n:
+            sum_ = vfma(vload(a + j), vload(b + j), sum_)
+            j += VL
+        vstore(parts + i * VL, vfma(vload_mask(mask, a + j), vload_mask(mask, b + j), sum_))
+        a += ld
+        b += ld
+    lanes_of(lanes, parts, VL, count, VL)
+    for j in range(QUERIES):
+        y[j] = lanes[j]
+    for i in range(1, VL):
+        for j in range(QUERIES):
+            y[j] = y[j] + lanes[i * QUERIES + j]
+
+
 # x becomes p·keep, what dv takes; dp becomes scale·ds.
 cdef void weights_grad(float *x, float *dp, const float *keep, const float *lse, const float *delta, float scale,
                        int64_t keys) noexcept nogil:
@@ -225,7 +264,7 @@ cdef void weights_grad(float *x, float *dp, const float *keep, const float *lse,
     cdef float p
     for s in range(keys):
         for j in range(QUERIES):
-            p = weight_(x[s * QUERIES + j], lse[j])
+            p = exp2_(x[s * QUERIES + j] - lse[j])
             if keep != NULL:
                 dp[s * QUERIES + j] = dp[s * QUERIES + j] * keep[s * QUERIES + j]
             dp[s * QUERIES + j] = p * (dp[s * QUERIES + j] - delta[j]) * scale
@@ -255,18 +294,17 @@ cdef void attend_grad(const Attention *a, float *dq, float *dk, float *dv, float
         end = reach(a, query, count)
         for j in range(QUERIES):
             sums[j] = lse[query + j] if j < count else INFINITY
-            delta[j] = <float>0.0
-        for i in range(count):
-            for j in range(a.width):
-                delta[i] = delta[i] + o[(query + i) * a.o_t + j] * do_[(query + i) * a.o_t + j]
+        row_products(delta, o + query * a.o_t, do_ + query * a.o_t, a.o_t, count, a.width)
         if end == 0:
             zero_rows(dq + query * a.q_t, a.q_t, count, a.depth)
         key = 0
         while key < end:
             keys = imin(KEYS, end - key)
-            scores(x, a.k + key * a.k_t, a.k_t, a.q + query * a.q_t, a.q_t, qt, key == 0, keys, count, a.depth)
-            scale_and_mask(x, a, query, count, key, keys)
-            scores(dp, a.v + key * a.v_t, a.v_t, do_ + query * a.o_t, a.o_t, dot, key == 0, keys, count, a.width)
+            scores(x, a.k + key * a.k_t, a.k_t, a.q + query * a.q_t, a.q_t, qt, key == 0,
+                   a.scale * <float>M_LOG2E, keys, count, a.depth)
+            apply_masks(x, a, query, count, key, keys)
+            scores(dp, a.v + key * a.v_t, a.v_t, do_ + query * a.o_t, a.o_t, dot, key == 0,
+                   <float>1.0, keys, count, a.width)
             if a.p > 0.0:
                 draw(keep, a, query, count, key, keys)
                 weights_grad(x, dp, keep, sums, delta, a.scale, keys)
