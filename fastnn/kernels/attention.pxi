@@ -4,13 +4,14 @@
 #   dp[t,s] = Σ_e do[t,e]·v[s,e]     δ[t] = Σ_e do[t,e]·o[t,e]     ds = p·(dp - δ)     dmask = ds
 #   dv[s,e] = Σ_t p[t,s]·do[t,e]     dq[t,d] = scale·Σ_s ds[t,s]·k[s,d]     dk[s,d] = scale·Σ_t ds[t,s]·q[t,d]
 #
-# Only the log-sum-exp of each row is saved, +inf for a row without keys, whose output and gradients are 0; the backward
-# pass makes p again (Dao et al., FlashAttention, 2022; running maximum and sum: Milakov and Gimelshein, "Online
-# normalizer calculation for softmax", 2018). Inside, x is in units of log 2, so that p is a power of 2. Work goes in panels of QUERIES queries by blocks of KEYS keys,
-# transposed: the queries are the lanes, so that maxima and sums add nothing across lanes, and every product finds
-# its right operand in rows, but for q and do, which are transposed once for each panel. causal: s <= t, the blocks
-# above the diagonal are skipped. Dropout draws from Philox at (row of the T by S matrix, s); no mask is stored.
-# Threads share the pairs (batch, head), so no bit depends on their number.
+# Only the log-sum-exp of each row is saved, +inf for a row without keys, whose output and gradients are 0; the
+# backward pass makes p again (Dao et al., FlashAttention, 2022; running maximum and sum: Milakov and Gimelshein,
+# "Online normalizer calculation for softmax", 2018). Inside, x is in units of log 2, so that p is a power of 2. Work
+# goes in panels of QUERIES queries by blocks of KEYS keys, transposed: the queries are the lanes, so that maxima and
+# sums add nothing across lanes, and every product finds its right operand in rows, but for q and do, which are
+# transposed once for each panel. causal: s <= t, the blocks above the diagonal are skipped. Dropout draws from Philox
+# at (row of the T by S matrix, s); no mask is stored. Threads share the pairs (batch, head), so no bit depends on
+# their number.
 #
 # forward    ptr: o, lse or NULL, q, k, v, mask or NULL
 # backward   ptr: dq, dk or NULL, dv or NULL, dmask or NULL, q, k, v, mask or NULL, o, lse, do
@@ -67,8 +68,8 @@ cdef inline float exp2_(float x) noexcept nogil:
 
 
 # c[m,n] = A[m,k]·B[k,n], or c += that; B row-major.
-cdef void product(float *c, int64_t ldc, bint accumulate, const float *a, int64_t a_m, int64_t a_k, const float *b,
-                  int64_t b_k, int64_t m, int64_t n, int64_t k) noexcept nogil:
+cdef void att_product(float *c, int64_t ldc, bint accumulate, const float *a, int64_t a_m, int64_t a_k,
+                      const float *b, int64_t b_k, int64_t m, int64_t n, int64_t k) noexcept nogil:
     cdef Gemm g
     memset(&g, 0, sizeof(g))
     g.n = n
@@ -98,7 +99,7 @@ cdef void lanes_of(float *y, const float *x, int64_t ldx, int64_t count, int64_t
 
 
 # c[rows, QUERIES] = by·x[rows, n]·y[count, n]ᵀ by way of yt[DEPTH, QUERIES], which keeps by·yᵀ if n <= DEPTH.
-cdef void scores(float *c, const float *x, int64_t ldx, const float *y, int64_t ldy, float *yt, bint fresh,
+cdef void att_scores(float *c, const float *x, int64_t ldx, const float *y, int64_t ldy, float *yt, bint fresh,
                  float by, int64_t rows, int64_t count, int64_t n) noexcept nogil:
     cdef int64_t at = 0, depth, i
     while at < n:
@@ -108,12 +109,12 @@ cdef void scores(float *c, const float *x, int64_t ldx, const float *y, int64_t 
             if by != <float>1.0:
                 for i in range(depth * QUERIES):
                     yt[i] = yt[i] * by
-        product(c, QUERIES, at > 0, x + at, ldx, 1, yt, QUERIES, rows, QUERIES, depth)
+        att_product(c, QUERIES, at > 0, x + at, ldx, 1, yt, QUERIES, rows, QUERIES, depth)
         at += depth
 
 
 # x + mask, -inf above the diagonal: x[s][j] belongs to key `key` + s and query `query` + j.
-cdef void apply_masks(float *x, const Attention *a, int64_t query, int64_t count, int64_t key,
+cdef void att_masks(float *x, const Attention *a, int64_t query, int64_t count, int64_t key,
                       int64_t keys) noexcept nogil:
     cdef int64_t s
     cdef int j
@@ -128,7 +129,8 @@ cdef void apply_masks(float *x, const Attention *a, int64_t query, int64_t count
 
 
 # keep[s][j] = 1/(1-p), or 0 with probability p.
-cdef void draw(float *keep, const Attention *a, int64_t query, int64_t count, int64_t key, int64_t keys) noexcept nogil:
+cdef void att_keep(float *keep, const Attention *a, int64_t query, int64_t count, int64_t key,
+                   int64_t keys) noexcept nogil:
     cdef uint32_t r[64]
     cdef uint32_t threshold = <uint32_t>(a.p * 4294967296.0)
     cdef float scale = <float>(1.0 / (1.0 - a.p))
@@ -170,19 +172,15 @@ cdef void online_softmax(float *x, float *top, float *total, float *decay, int64
         total[j] = total[j] * decay[j] + added[j]
 
 
-cdef void scale_rows(float *x, int64_t ldx, const float *by, int64_t rows, int64_t n) noexcept nogil:
+cdef void att_scale(float *x, int64_t ldx, const float *by, int64_t rows, int64_t n) noexcept nogil:
     cdef int64_t i, j
     for i in range(rows):
         for j in range(n):
             x[i * ldx + j] = x[i * ldx + j] * by[i]
 
 
-cdef inline int64_t imax(int64_t a, int64_t b) noexcept nogil:
-    return a if a > b else b
-
-
 # The keys that a panel of queries sees: all, or those up to its last one.
-cdef inline int64_t reach(const Attention *a, int64_t query, int64_t count) noexcept nogil:
+cdef inline int64_t att_reach(const Attention *a, int64_t query, int64_t count) noexcept nogil:
     return imin(a.keys, query + count) if a.causal else a.keys
 
 
@@ -198,35 +196,35 @@ cdef void attend(const Attention *a, float *o, float *lse) noexcept nogil:
     cdef int j
     while query < a.queries:
         count = imin(QUERIES, a.queries - query)
-        end = reach(a, query, count)
+        end = att_reach(a, query, count)
         for j in range(QUERIES):
             top[j] = -INFINITY
             total[j] = <float>0.0
         key = 0
         while key < end:
             keys = imin(KEYS, end - key)
-            scores(x, a.k + key * a.k_t, a.k_t, a.q + query * a.q_t, a.q_t, qt, key == 0,
+            att_scores(x, a.k + key * a.k_t, a.k_t, a.q + query * a.q_t, a.q_t, qt, key == 0,
                    a.scale * <float>M_LOG2E, keys, count, a.depth)
-            apply_masks(x, a, query, count, key, keys)
+            att_masks(x, a, query, count, key, keys)
             online_softmax(x, top, total, decay, keys)
             if a.p > 0.0:
-                draw(keep, a, query, count, key, keys)
+                att_keep(keep, a, query, count, key, keys)
                 for i in range(keys * QUERIES):
                     x[i] = x[i] * keep[i]
             if key > 0:
-                scale_rows(o + query * a.o_t, a.o_t, decay, count, a.width)
-            product(o + query * a.o_t, a.o_t, key > 0, x, 1, QUERIES, a.v + key * a.v_t, a.v_t, count, a.width, keys)
+                att_scale(o + query * a.o_t, a.o_t, decay, count, a.width)
+            att_product(o + query * a.o_t, a.o_t, key > 0, x, 1, QUERIES, a.v + key * a.v_t, a.v_t, count, a.width, keys)
             key += keys
         for j in range(QUERIES):
             decay[j] = <float>1.0 / total[j] if total[j] != <float>0.0 else <float>0.0
             top[j] = top[j] + log_(total[j]) * <float>M_LOG2E if total[j] != <float>0.0 else INFINITY
-        scale_rows(o + query * a.o_t, a.o_t, decay, count, a.width)
+        att_scale(o + query * a.o_t, a.o_t, decay, count, a.width)
         if lse != NULL:
             memcpy(lse + query, top, count * sizeof(float))
         query += count
 
 
-cdef void zero_rows(float *x, int64_t ldx, int64_t rows, int64_t n) noexcept nogil:
+cdef void att_zero(float *x, int64_t ldx, int64_t rows, int64_t n) noexcept nogil:
     cdef int64_t i
     for i in range(rows):
         memset(x + i * ldx, 0, n * sizeof(float))
@@ -284,29 +282,29 @@ cdef void attend_grad(const Attention *a, float *dq, float *dk, float *dv, float
     cdef int64_t query = 0, key, count, keys, end, i, j
     cdef float unscale
     if dk != NULL:
-        zero_rows(dk, a.k_t, a.keys, a.depth)
+        att_zero(dk, a.k_t, a.keys, a.depth)
     if dv != NULL:
-        zero_rows(dv, a.v_t, a.keys, a.width)
+        att_zero(dv, a.v_t, a.keys, a.width)
     if dmask != NULL:
         memset(dmask, 0, a.queries * a.keys * sizeof(float))
     while query < a.queries:
         count = imin(QUERIES, a.queries - query)
-        end = reach(a, query, count)
+        end = att_reach(a, query, count)
         for j in range(QUERIES):
             sums[j] = lse[query + j] if j < count else INFINITY
         row_products(delta, o + query * a.o_t, do_ + query * a.o_t, a.o_t, count, a.width)
         if end == 0:
-            zero_rows(dq + query * a.q_t, a.q_t, count, a.depth)
+            att_zero(dq + query * a.q_t, a.q_t, count, a.depth)
         key = 0
         while key < end:
             keys = imin(KEYS, end - key)
-            scores(x, a.k + key * a.k_t, a.k_t, a.q + query * a.q_t, a.q_t, qt, key == 0,
+            att_scores(x, a.k + key * a.k_t, a.k_t, a.q + query * a.q_t, a.q_t, qt, key == 0,
                    a.scale * <float>M_LOG2E, keys, count, a.depth)
-            apply_masks(x, a, query, count, key, keys)
-            scores(dp, a.v + key * a.v_t, a.v_t, do_ + query * a.o_t, a.o_t, dot, key == 0,
+            att_masks(x, a, query, count, key, keys)
+            att_scores(dp, a.v + key * a.v_t, a.v_t, do_ + query * a.o_t, a.o_t, dot, key == 0,
                    <float>1.0, keys, count, a.width)
             if a.p > 0.0:
-                draw(keep, a, query, count, key, keys)
+                att_keep(keep, a, query, count, key, keys)
                 weights_grad(x, dp, keep, sums, delta, a.scale, keys)
             else:
                 weights_grad(x, dp, NULL, sums, delta, a.scale, keys)
@@ -316,10 +314,12 @@ cdef void attend_grad(const Attention *a, float *dq, float *dk, float *dv, float
                     for j in range(keys):
                         dmask[(query + i) * a.keys + key + j] = dp[j * QUERIES + i] * unscale
             if dv != NULL:
-                product(dv + key * a.v_t, a.v_t, True, x, QUERIES, 1, do_ + query * a.o_t, a.o_t, keys, a.width, count)
+                att_product(dv + key * a.v_t, a.v_t, True, x, QUERIES, 1, do_ + query * a.o_t, a.o_t,
+                            keys, a.width, count)
             if dk != NULL:
-                product(dk + key * a.k_t, a.k_t, True, dp, QUERIES, 1, a.q + query * a.q_t, a.q_t, keys, a.depth, count)
-            product(dq + query * a.q_t, a.q_t, key > 0, dp, 1, QUERIES, a.k + key * a.k_t, a.k_t, count, a.depth, keys)
+                att_product(dk + key * a.k_t, a.k_t, True, dp, QUERIES, 1, a.q + query * a.q_t, a.q_t,
+                            keys, a.depth, count)
+            att_product(dq + query * a.q_t, a.q_t, key > 0, dp, 1, QUERIES, a.k + key * a.k_t, a.k_t, count, a.depth, keys)
             key += keys
         query += count
 
@@ -343,16 +343,16 @@ cdef void attention_of(Attention *a, const Instr *ins, const Context *ctx) noexc
     a.p = ins.scalar[1]
 
 
-cdef inline float *head_of(void *x, const int64_t *strides, int64_t b, int64_t h) noexcept nogil:
+cdef inline float *att_head(void *x, const int64_t *strides, int64_t b, int64_t h) noexcept nogil:
     return <float*>x + b * strides[0] + h * strides[1] if x != NULL else NULL
 
 
 # a.q, a.k, a.v, a.mask from the pointers x[0 … 3].
 cdef void operands_of(Attention *a, void *const *x, const Instr *ins, int64_t b, int64_t h) noexcept nogil:
-    a.q = head_of(x[0], ins.size + 8, b, h)
-    a.k = head_of(x[1], ins.size + 11, b, h)
-    a.v = head_of(x[2], ins.size + 14, b, h)
-    a.mask = head_of(x[3], ins.size + 20, b, h)
+    a.q = att_head(x[0], ins.size + 8, b, h)
+    a.k = att_head(x[1], ins.size + 11, b, h)
+    a.v = att_head(x[2], ins.size + 14, b, h)
+    a.mask = att_head(x[3], ins.size + 20, b, h)
     a.row = <uint64_t>((b * ins.size[1] + h) * a.queries)
 
 
@@ -368,7 +368,7 @@ cdef void attention(const Instr *ins, const Context *ctx, int tid, int nthreads)
         operands_of(&a, ins.ptr + 2, ins, b, h)
         if ins.ptr[1] != NULL:
             lse = <float*>ins.ptr[1] + a.row
-        attend(&a, head_of(ins.ptr[0], ins.size + 17, b, h), lse)
+        attend(&a, att_head(ins.ptr[0], ins.size + 17, b, h), lse)
 
 
 cdef void attention_grad(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
@@ -383,9 +383,9 @@ cdef void attention_grad(const Instr *ins, const Context *ctx, int tid, int nthr
         operands_of(&a, ins.ptr + 4, ins, b, h)
         if ins.ptr[3] != NULL:
             dmask = <float*>ins.ptr[3] + a.row * a.keys
-        attend_grad(&a, head_of(ins.ptr[0], ins.size + 8, b, h), head_of(ins.ptr[1], ins.size + 11, b, h),
-                    head_of(ins.ptr[2], ins.size + 14, b, h), dmask, head_of(ins.ptr[8], ins.size + 17, b, h),
-                    <const float*>ins.ptr[9] + a.row, head_of(ins.ptr[10], ins.size + 17, b, h))
+        attend_grad(&a, att_head(ins.ptr[0], ins.size + 8, b, h), att_head(ins.ptr[1], ins.size + 11, b, h),
+                    att_head(ins.ptr[2], ins.size + 14, b, h), dmask, att_head(ins.ptr[8], ins.size + 17, b, h),
+                    <const float*>ins.ptr[9] + a.row, att_head(ins.ptr[10], ins.size + 17, b, h))
 
 
 KERNELS["attention"] = <size_t>&attention
