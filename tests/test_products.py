@@ -79,7 +79,6 @@ ACTIVATIONS = {
     "gelu_tanh": (lambda x: F.gelu(x, "tanh"), R.gelu_tanh), "silu": (F.silu, R.silu),
     "sigmoid": (F.sigmoid, R.sigmoid), "tanh": (F.tanh, np.tanh), "softplus": (F.softplus, R.softplus),
     "hardswish": (F.hardswish, R.hardswish), "relu6": (F.relu6, lambda x: np.clip(x, 0, 6)),
-    "relu6": (F.relu6, lambda x: np.clip(x, 0, 6)),
 }
 
 
