@@ -14,7 +14,7 @@ from .rng import manual_seed
 from .trainer import Trainer
 
 if TYPE_CHECKING:
-    from . import callbacks, export, schedules, tune
+    from . import callbacks, export, models, schedules, tune
     from .io.onnx import load_onnx
     from .io.safetensors import SafetensorsError
     from .quantization import quantization_aware, quantize
@@ -23,8 +23,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DivergenceError", "History", "SafetensorsError", "Trainer", "callbacks", "data", "export", "functional",
-    "get_num_threads", "info", "load", "load_onnx", "manual_seed", "metrics", "nn", "optim", "quantization_aware",
-    "quantize", "schedules", "set_num_threads", "tune",
+    "get_num_threads", "info", "load", "load_onnx", "manual_seed", "metrics", "models", "nn", "optim",
+    "quantization_aware", "quantize", "schedules", "set_num_threads", "tune",
 ]
 
 __getattr__ = attributes(
@@ -34,6 +34,7 @@ __getattr__ = attributes(
         "callbacks": ".callbacks",
         "export": ".export",
         "load_onnx": ".io.onnx",
+        "models": ".models",
         "quantization_aware": ".quantization",
         "quantize": ".quantization",
         "schedules": ".schedules",

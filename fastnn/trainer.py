@@ -333,7 +333,7 @@ class Trainer:
         self._last = None
 
     def _check(self, data: list[Source]) -> None:
-        self._step(data, min(EVALUATION_BATCH, len(data[0])), False).check(data)
+        self._step(data, min(_evaluation_batch(data[0]), len(data[0])), False).check(data)
 
     def _step(self, data: list[Source], batch_size: int, training: bool):
         outs = [Out((batch_size, *s.row_shape), INT if s.integers else FLOAT) for s in data]
@@ -354,7 +354,7 @@ class Trainer:
     def _evaluate(self, data: list[Source], rows=None, interrupt: Interrupt | None = None) -> dict[str, float]:
         """Loss and metrics of all samples, or of some rows."""
         n = len(data[0]) if rows is None else len(rows)
-        size = min(EVALUATION_BATCH, n)
+        size = min(_evaluation_batch(data[0]), n)
         totals = np.zeros(2 + len(self._additive))
         outputs = None
         for batch, batches, first in ((size, n // size, 0), (n % size, 1, n - n % size)):
@@ -402,3 +402,8 @@ class Trainer:
 
     def _threads(self, step) -> int:
         return step.program.threads(self.num_threads or threads.get_num_threads())
+
+
+def _evaluation_batch(x: Source) -> int:
+    """Samples at a time where nothing is trained: of sequences of tokens fewer, they are samples themselves."""
+    return max(1, EVALUATION_BATCH * 16 // max(16, x.row_shape[0])) if x.integers and x.row_shape else EVALUATION_BATCH

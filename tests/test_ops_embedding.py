@@ -189,6 +189,7 @@ def test_tied_weights_are_saved_once_and_loaded_under_either_name(tmp_path):
 @pytest.mark.parametrize("threads", [1, 2, 3, 4])
 def test_a_tied_model_trains_as_in_pytorch(threads):
     torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
     fastnn.manual_seed(0)
     model = Tied(30, 40)
 

@@ -77,6 +77,8 @@ def _decode(value: Any, made: list[Module], depth: int = 0) -> Any:
                 raise ValueError(f"architecture description: no layer number {number!r} before this place")
             return made[number]
         name = value.get("layer")
+        if isinstance(name, str) and name not in LAYERS:
+            from .. import models  # noqa: F401  its classes become known
         if not isinstance(name, str) or name not in LAYERS:
             raise ValueError(f"architecture description: unknown layer {name!r}")
         args, kwargs = value.get("args", []), value.get("kwargs", {})

@@ -71,6 +71,7 @@ from . import (  # noqa: E402, F401
     conv,
     elementwise,
     embedding,
+    generation,
     linalg,
     loss,
     numpy_op,

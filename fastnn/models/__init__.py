@@ -1,0 +1,5 @@
+"""Whole models."""
+
+from .gpt import GPT
+
+__all__ = ["GPT"]
