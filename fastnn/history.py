@@ -16,9 +16,18 @@ class History:
 
     def append(self, values: dict[str, float]) -> None:
         """Add an epoch. A quantity that is new, or missing now, is NaN in the other epochs."""
-        epochs = self.epochs
+        self.extend({name: [value] for name, value in values.items()}, 1)
+
+    def extend(self, values: dict[str, list[float]], epochs: int) -> None:
+        """Add so many epochs at once."""
+        before, missing = self.epochs, [float("nan")]
         for name in {**self.history, **values}:
-            self.history.setdefault(name, [float("nan")] * epochs).append(values.get(name, float("nan")))
+            self.history.setdefault(name, missing * before).extend(values.get(name, missing * epochs))
+
+    def truncate(self, epochs: int) -> None:
+        """Forget all but the first so many epochs."""
+        for values in self.history.values():
+            del values[epochs:]
 
     @property
     def epochs(self) -> int:

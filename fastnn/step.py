@@ -190,6 +190,14 @@ class Step:
             sums=self._sums, start=start, nthreads=nthreads,
         )
 
+    def part(self, batches: int, first: int, nthreads: int) -> tuple:
+        """So many batches from sample `first` on, as `run_epochs` takes them."""
+        program = self.program
+        return (
+            program.executor, program.update_at, self.batch_size, batches, first, self._loss, self._weight,
+            self._sums, nthreads,
+        )
+
     def run_gradients(self, seed: int, step: int, nthreads: int) -> None:
         """Forward and backward on rows 0, 1, … without an update."""
         self.program.executor.run(0, self.program.update_at, nthreads, seed, step)

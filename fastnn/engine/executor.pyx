@@ -31,6 +31,7 @@ cdef enum:
     RUNNING = 0
     DIVERGED = 1          # the loss is not finite
     INTERRUPTED = 2       # a signal handler or a NumPy op raised
+    MAX_SUMS = 16
 
 cdef double SIGNAL_PERIOD = 0.05      # seconds between looks for Ctrl-C
 cdef double SLOW = 0.02               # an iteration that takes longer is also looked into between instructions
@@ -179,6 +180,7 @@ cdef class Executor:
     cdef object alive
     cdef public object interrupt           # an object whose `requested` asks a run to stop, or None
     cdef Run run_state
+    cdef const float *sums[MAX_SUMS]
     cdef bint slow                             # whether iterations are long, as far as known: at first, yes
 
     def __cinit__(self, list calls, alive=None):
@@ -246,12 +248,10 @@ cdef class Executor:
         cdef Run *run = &self.run_state
         cdef const int64_t[::1] row_view
         cdef const double[::1] rate_view
-        cdef const float *pointers[16]
-        cdef double totals[18]
+        cdef double totals[MAX_SUMS + 2]
         cdef int64_t k
-        if len(sums) > 16:
-            raise ValueError(f"at most 16 metrics, found {len(sums)}")
         self._begin(run, begin, update, end)
+        self._accumulate(run, batch_size, batches, loss, weight, sums)
         if rows is not None:
             row_view = rows
             if row_view.shape[0] < batches * batch_size:
@@ -262,30 +262,15 @@ cdef class Executor:
             if rate_view.shape[0] < batches:
                 raise ValueError(f"{rate_view.shape[0]} learning rates for {batches} iterations")
             run.rates = &rate_view[0]
-        for k in range(len(sums)):
-            pointers[k] = <const float*><size_t>sums[k]
-        for k in range(18):
-            totals[k] = start[k] if start is not None and k < 2 + len(sums) else 0.0
+        for k in range(2 + run.n_sums):
+            totals[k] = start[k] if start is not None else 0.0
         run.ctx.seed = seed
         run.ctx.step = step
         run.ctx.first_row = first_row
-        run.batch_size = batch_size
-        run.batches = batches
-        run.loss = <const float*>loss
-        run.weight = <const float*>weight
-        run.sums = pointers
         run.totals = totals
-        run.n_sums = len(sums)
         with nogil:
             team_run(run_batches_body, run, nthreads)
-        self.slow = run.slow
-        # A signal that came since the last look: raised here it would cost the caller the count of iterations.
-        if self.error is None:
-            try:
-                PyErr_CheckSignals()
-            except BaseException as error:
-                self.error = error
-        error, self.error = self.error, None
+        error = self._ended()
         return run.done, [totals[k] for k in range(2 + run.n_sums)], run.status == DIVERGED, error
 
     def seconds(self, int64_t begin, int64_t end, int64_t passes, uint64_t seed=0, int64_t step=1, double lr=0.0):
@@ -321,6 +306,31 @@ cdef class Executor:
         run.slow = self.slow
         run.owner = <PyObject*>self
 
+    cdef _accumulate(self, Run *run, int64_t batch_size, int64_t batches, size_t loss, size_t weight, sums):
+        cdef int64_t k
+        if len(sums) > MAX_SUMS:
+            raise ValueError(f"at most {MAX_SUMS} metrics, found {len(sums)}")
+        for k in range(len(sums)):
+            self.sums[k] = <const float*><size_t>sums[k]
+        run.batch_size = batch_size
+        run.batches = batches
+        run.loss = <const float*>loss
+        run.weight = <const float*>weight
+        run.sums = self.sums
+        run.n_sums = len(sums)
+
+    cdef _ended(self):
+        """What a run of batches raised, if anything."""
+        self.slow = self.run_state.slow
+        # A signal that came since the last look: raised here it would cost the caller the count of iterations.
+        if self.error is None:
+            try:
+                PyErr_CheckSignals()
+            except BaseException as error:
+                self.error = error
+        error, self.error = self.error, None
+        return error
+
     cdef _raise(self):
         if self.error is not None:
             error, self.error = self.error, None
@@ -350,53 +360,6 @@ def call_kernel(size_t address, ptrs, sizes):
     (<kernel_t><void*>address)(&ins, &ctx, 0, 1)
 
 
-# 53 random bits as a number of [0, 1).
-cdef inline double unit(uint32_t high, uint32_t low) noexcept nogil:
-    return <double>((<uint64_t>high << 21) ^ (low >> 11)) * (1.0 / 9007199254740992.0)
-
-
-def permutation(int64_t n, uint64_t seed, int64_t epoch):
-    """The shuffled order of an epoch: int64 array of 0 … n-1 (Fisher and Yates, on Philox).
-
-    A function of (n, seed, epoch) alone: not of the machine, the threads or NumPy's version.
-    """
-    cdef int64_t[::1] order
-    cdef uint32_t words[64]
-    cdef int64_t i, j, k = 0, other
-    result = np.empty(n, dtype=np.int64)
-    order = result
-    with nogil:
-        for i in range(n):
-            order[i] = i
-        for i in range(n - 1, 0, -1):
-            if k % 32 == 0:
-                philox16(words, <uint64_t>(k // 2), <uint32_t>epoch, 0x5348FFFF, seed)
-            j = <int64_t>(unit(words[k % 32], words[k % 32 + 32]) * <double>(i + 1))
-            other = order[i]
-            order[i] = order[j]
-            order[j] = other
-            k += 1
-    return result
-
-
-def draw(int64_t n, int64_t count, uint64_t seed, int64_t epoch):
-    """`count` numbers of 0 … n-1, each drawn alike, also more than once: int64 array, a function of (n, seed, epoch).
-
-    The first ones are the same for any count.
-    """
-    cdef uint32_t words[64]
-    cdef int64_t i, k
-    result = np.empty(count, dtype=np.int64)
-    cdef int64_t[::1] order = result
-    with nogil:
-        for i in range(count):
-            k = i % 32
-            if k == 0:
-                philox16(words, <uint64_t>(i // 2), <uint32_t>epoch, 0x4452FFFF, seed)
-            order[i] = <int64_t>(unit(words[k], words[k + 32]) * <double>n)
-    return result
-
-
 def random_uniform(float[::1] out, uint64_t seed, uint32_t stream):
     """Fill `out` with uniform numbers of [0, 1) in 24 bits; a function of (seed, stream, index)."""
     cdef uint32_t words[64]
@@ -409,4 +372,5 @@ def random_uniform(float[::1] out, uint64_t seed, uint32_t stream):
             i += 64
 
 
+include "epochs.pxi"
 include "inference.pxi"

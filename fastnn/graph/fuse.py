@@ -161,21 +161,24 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
     uses = graph.uses()
     new: dict[int, Tensor] = {}
     origin: dict[int, int] = {}
+    fits = False
     for node in graph.nodes:
-        # Every node is made anew, so that the order of making stays the order of execution.
-        inputs = tuple(new[x.id] for x in node.inputs)
-        copy = Tensor(node.op, inputs, node.attrs, node.outs, node.layer)
+        copy = node
+        if fits:
+            # From the first change on every node is made anew, so that the order of making stays that of execution.
+            copy = Tensor(node.op, tuple([new[x.id] for x in node.inputs]), node.attrs, node.outs, node.layer)
+            uses[copy.id] = uses[node.id]
         origin[copy.id] = node.id
-        uses[copy.id] = uses[node.id]
         new[node.id] = copy
         found = rule(copy, uses)
-        if found is None:
+        if found is None or found is copy:
             continue
+        fits = True
         for old, made in found if isinstance(found, list) else [(copy, found)]:
-            if made.id not in origin:                   # else the node itself, or one that was there before
+            if made.id not in origin:                   # else one that was there before
                 made.layer, uses[made.id], origin[made.id] = node.layer, uses[old.id], origin[old.id]
             new[origin[old.id]] = made
-    return Graph([new[x.id] for x in graph.outputs])
+    return Graph([new[x.id] for x in graph.outputs]) if fits else graph
 
 
 def fuse(graph: Graph, rules: tuple[Rule, ...] = RULES) -> Graph:

@@ -72,7 +72,8 @@ class Program:
 
     memory: bytes by kind, known before anything runs. length: number of instructions; those before static_end
     depend on parameters and constants only, those from update_at on are the optimizer's. relocations: (instruction,
-    operand, offset) of all that lies outside, by segment; sources: the gather instruction of each gathered input.
+    operand, offset) of all that lies outside, by segment; sources: the gather instruction of each gathered input;
+    calls_python: whether it has ops that the user wrote in NumPy.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Program:
         self.executor = Executor(self._calls, alive=[self.segments, self._python])
         for i, function in self._python.items():
             self.executor.set_python(i, function)
+        self.calls_python = bool(self._python)
         self.length = len(self._calls)
         if config.debug:
             print(self.dump())

@@ -16,6 +16,7 @@ from ..data import iterations_per_epoch
 from ..engine.executor import draw, permutation
 from ..errors import DivergenceError
 from ..history import History
+from .blocks import Blocks
 from .interrupt import Interrupt
 
 if TYPE_CHECKING:
@@ -69,9 +70,11 @@ class Loop:
         self.started = time.perf_counter()
         self.reserve = 0.0                      # seconds that the last validation will take
         self.saved_callbacks: list[dict] | None = None          # their states, where a training is resumed
+        self.calls_python = False               # whether a step has ops in NumPy
         for epoch in [e for e in sizes.sizes if e < max(position.epochs, 1) or time_budget is not None]:
             for step, _, _ in self._parts(epoch):
                 step.check(data)
+                self.calls_python |= step.program.calls_python
 
     # -- sizes ------------------------------------------------------------------------------------------------
 
@@ -139,6 +142,8 @@ class Loop:
 
     def _train(self) -> None:
         trainer, at, memory = self.trainer, self.at, self.trainer._memory
+        if Blocks.suits(self) and Blocks(self).run():
+            return
         best: tuple[float, list] | None = None
         now, last = [(trainer.epoch, trainer.iteration, snapshot) for snapshot in memory.epoch_snapshots()]
         first = at.epoch
@@ -275,13 +280,15 @@ class Loop:
 
     # -- around an epoch --------------------------------------------------------------------------------------
 
+    def scale(self, step) -> np.ndarray:
+        """By what the sums over a part's batches count in the epoch's: the metrics' are means of batches."""
+        return np.array([1.0, 1.0, *[float(step.batch_size)] * len(self.trainer._additive)])
+
     def _totals(self) -> np.ndarray:
         """Sums over the batches done: Σ loss·weight, Σ weight, then the metrics' by samples."""
         totals = np.zeros(2 + len(self.trainer._additive))
         for (step, _, _), sums in zip(self.parts, self.at.sums, strict=False):
-            scale = np.full(len(sums), float(step.batch_size))
-            scale[:2] = 1
-            totals += np.array(sums) * scale
+            totals += sums * self.scale(step)
         return totals
 
     def _validate(self) -> dict[str, float]:

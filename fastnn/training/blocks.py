@@ -1,0 +1,97 @@
+"""Several epochs in one call of the engine, where nobody wants to look between them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..engine.executor import run_epochs
+
+if TYPE_CHECKING:
+    from .loop import Loop
+
+SECONDS = 0.1                   # of a block, about: a look at trainer.stop_training is due then
+MOST = 1000                     # epochs of a block: what is done with its values in Python stays short
+
+
+class Blocks:
+    """The epochs of a loop, a block at a time, with the results that the loop itself gives.
+
+    A block in which something becomes NaN is not looked into: all goes back to the start of the block before, and
+    the loop takes the same epochs again, one by one, to stop at the right one with the right parameters.
+    """
+
+    def __init__(self, loop: Loop):
+        self.loop = loop
+        self.starts = [(self._counters(), snapshot) for snapshot in loop.trainer._memory.epoch_snapshots()]
+
+    @staticmethod
+    def suits(loop: Loop) -> bool:
+        """Whether nobody is called between epochs, and they can be repeated."""
+        return not (
+            loop.callbacks or loop.schedule or loop.validation or loop.time_budget or loop.trainer._epochal
+            or loop.at.batch or loop.at.steps or loop.calls_python
+        )
+
+    def run(self) -> bool:
+        """Train to the end; False where the loop has to take over."""
+        loop, trainer, at = self.loop, self.loop.trainer, self.loop.at
+        memory, epochs = trainer._memory, 1
+        while at.epoch < at.epochs and not trainer.stop_training:
+            loop._check()
+            self.starts = [self.starts[1], (self._counters(), memory.remember(self.starts[0][1]))]
+            until = min([at.epochs, *[e for e in loop.sizes.sizes if e > at.epoch]])
+            seconds, diverged = self._block(min(epochs, until - at.epoch))
+            if diverged or not memory.finite():
+                (trainer.epoch, trainer.iteration, at.epoch, at.iteration), snapshot = self.starts[0]
+                memory.restore(snapshot)
+                loop.history.truncate(at.epoch)
+                return False
+            epochs = max(1, min(MOST, int(SECONDS / max(seconds, 1e-9))))
+        return True
+
+    def _counters(self) -> tuple[int, int, int, int]:
+        return self.loop.trainer.epoch, self.loop.trainer.iteration, self.loop.at.epoch, self.loop.at.iteration
+
+    def _block(self, epochs: int) -> tuple[float, bool]:
+        """So many epochs; the seconds of the last one, and whether a loss was not finite."""
+        loop, trainer, at = self.loop, self.loop.trainer, self.loop.at
+        loop.parts = loop._parts(at.epoch)
+        at.batch_size = loop._size(at.epoch)
+        each, lr = loop.iterations(at.epoch), trainer.optimizer.lr
+        trainer._memory.arena.version += 1
+        seconds, sums, rest, unfinished, diverged, error = run_epochs(
+            [step.part(batches, first, trainer._threads(step)) for step, batches, first in loop.parts],
+            epochs, loop.samples, rows=loop.rows, rates=np.full(epochs * each, lr), shuffled=at.shuffle,
+            seed=trainer.seed, epoch=trainer.epoch, step=trainer.iteration, interrupt=loop.interrupt,
+        )
+        done, before = len(seconds), loop.history.epochs
+        trainer.epoch += done
+        at.epoch += done
+        for counters in (trainer, at):
+            counters.iteration += done * each + rest
+        columns = self._columns(seconds, sums, lr, min(each * at.batch_size, loop.samples))
+        try:
+            loop.history.extend(columns, done)
+        except KeyboardInterrupt:               # by a handler of the program's own: it must not cut this in two
+            loop.history.truncate(before)
+            loop.history.extend(columns, done)
+            raise
+        if error is not None:
+            at.batch, at.sums = rest, unfinished
+            raise error
+        return float(seconds[-1]) if done else 0.0, diverged
+
+    def _columns(self, seconds: np.ndarray, sums: np.ndarray, lr: float, samples: int) -> dict[str, list[float]]:
+        """What the history holds of the finished epochs."""
+        trainer, n = self.loop.trainer, len(seconds)
+        totals = np.zeros((n, sums.shape[2]))
+        for i, (step, _, _) in enumerate(self.loop.parts):
+            totals += sums[:, i] * self.loop.scale(step)
+        # As Trainer._values has it of one epoch.
+        loss, weight = totals[:, 0], totals[:, 1]
+        if getattr(trainer.loss, "reduction", "mean") != "sum":
+            loss = np.divide(loss, weight, out=np.zeros(n), where=weight != 0)
+        metrics = {m: (total / samples).tolist() for m, total in zip(trainer._additive, totals.T[2:], strict=True)}
+        return {"loss": loss.tolist(), **metrics, "lr": [lr] * n, "samples_per_second": (samples / seconds).tolist()}

@@ -1,0 +1,90 @@
+"""Epochs that the engine takes by the block give what the loop gives that looks at each."""
+
+import numpy as np
+import pytest
+
+import fastnn
+from fastnn import DivergenceError, Trainer, nn, optim
+from fastnn.callbacks import LambdaCallback
+from fastnn.training import blocks
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((103, 6)).astype(np.float32)
+Y = RNG.integers(0, 4, 103)
+# Any callback makes the loop go epoch by epoch.
+LOOK = LambdaCallback(on_epoch_end=lambda epoch, logs: None)
+
+
+def trainer_of(lr=0.01, num_threads=1, layers=()):
+    fastnn.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), *layers, nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 4))
+    return Trainer(model, nn.CrossEntropyLoss(), optim.SGD(lr=lr, momentum=0.9), ["accuracy"], num_threads=num_threads)
+
+
+def state(trainer):
+    return {**trainer.model.state_dict(), **{k: v.copy() for k, v in trainer._memory.slots.items()}}
+
+
+def same(a, b):
+    assert all(np.array_equal(v, state(b)[name]) for name, v in state(a).items())
+    assert (a.epoch, a.iteration) == (b.epoch, b.iteration)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"batch_size": 32},
+        {"batch_size": 500},
+        {"batch_size": 10, "drop_last": True},
+        {"batch_size": 16, "shuffle": False},
+        {"batch_size": {0: 8, 3: 32, 4: 103}},
+        {"sample_weight": np.linspace(0, 2, 103)},
+        {"class_weight": "balanced", "batch_size": 7},
+    ],
+    ids=lambda a: next(iter(a)) if isinstance(a, dict) else None,
+)
+def test_same_bits_as_epoch_by_epoch(arguments, num_threads, monkeypatch):
+    a, b = trainer_of(num_threads=num_threads), trainer_of(num_threads=num_threads)
+    calls = []
+    monkeypatch.setattr(blocks, "run_epochs", lambda *a, **k: calls.append(a[1]) or run(*a, **k))
+    histories = [t.fit(X, Y, epochs=9, verbose=0, callbacks=c, **arguments) for t, c in ((a, ()), (b, [LOOK]))]
+    assert sum(calls) == 9 and max(calls) > 1
+    same(a, b)
+    for name, values in histories[0].history.items():
+        if name != "samples_per_second":
+            assert values == histories[1][name], name
+            assert all(type(v) is float for v in values)
+    assert a.fit(X, Y, epochs=2, verbose=0)["loss"] == b.fit(X, Y, epochs=2, verbose=0, callbacks=[LOOK])["loss"]
+
+
+run = blocks.run_epochs
+
+
+@pytest.mark.parametrize("lr", [1.5, 3.0, 5.0, 8.0, 20.0, 1e5, 1e30])
+def test_divergence_in_a_block(lr, monkeypatch):
+    """The same error, and the same parameters to go on from."""
+    monkeypatch.setattr(blocks, "MOST", 7)
+    found = []
+    for callbacks in ((), [LOOK]):
+        fastnn.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 3), nn.Identity(), nn.Linear(3, 3))
+        trainer = Trainer(model, nn.MSELoss(), optim.SGD(lr=lr))
+        with pytest.raises(DivergenceError) as error:
+            trainer.fit(X, X[:, :3], epochs=400, batch_size=40, verbose=0, callbacks=callbacks)
+        found.append((str(error.value), trainer))
+    assert found[0][0] == found[1][0]
+    same(found[0][1], found[1][1])
+
+
+def test_epochs_by_the_block_can_be_stopped_from_outside():
+    import threading
+    import time
+
+    trainer = trainer_of()
+    timer = threading.Timer(0.2, lambda: setattr(trainer, "stop_training", True))
+    timer.start()
+    began = time.perf_counter()
+    history = trainer.fit(X, Y, epochs=10**8, verbose=0)
+    assert time.perf_counter() - began < 2
+    assert history.epochs == trainer.epoch == trainer.iteration // 4
