@@ -16,7 +16,7 @@ cdef enum:
 
 
 # One query over positions 0 … p of one head. y, q (d); kt (d, capacity); v (capacity, d).
-cdef void attend(float *y, const float *q, const float *kt, const float *v, int64_t p, int64_t d,
+cdef void attend_cached(float *y, const float *q, const float *kt, const float *v, int64_t p, int64_t d,
                  int64_t capacity, float scale) noexcept nogil:
     cdef float s[64]
     cdef float acc[256]
@@ -74,7 +74,7 @@ cdef void cached_attention(const Instr *ins, const Context *ctx, int tid, int nt
             for j in range(d):
                 kt[j * capacity + p] = row[width + j]
             memcpy(v + p * d, row + 2 * width, d * sizeof(float))
-            attend(<float*>ins.ptr[0] + (b * t + i) * width + h * d, row, kt, v, p, d, capacity, scale)
+            attend_cached(<float*>ins.ptr[0] + (b * t + i) * width + h * d, row, kt, v, p, d, capacity, scale)
 
 
 # Order of floats as order of unsigned integers.
