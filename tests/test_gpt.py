@@ -141,4 +141,7 @@ def test_it_trains_as_in_pytorch(threads):
         optimizer.step()
         assert trainer.step(ids, target) == pytest.approx(loss.item(), rel=1e-4)
     for name, value in model.state_dict().items():
-        np.testing.assert_allclose(value, parameters[name].detach().numpy(), rtol=2e-2, atol=1e-3, err_msg=name)
+        expected = parameters[name].detach().numpy()
+        if name.endswith("c_attn.bias"):        # the keys': softmax does not feel them, so Adam steps along rounding
+            value, expected = np.delete(value, np.s_[24:48]), np.delete(expected, np.s_[24:48])
+        np.testing.assert_allclose(value, expected, rtol=2e-2, atol=1e-3, err_msg=name)
