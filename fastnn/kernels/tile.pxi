@@ -3,7 +3,8 @@
 # At each step of k, nv vectors of B are loaded and each of the mr values of A is broadcast once: mr·nv FMAs
 # for mr + nv loads (Goto and van de Geijn, Anatomy of high-performance matrix multiplication, 2008; Van Zee
 # and van de Geijn, BLIS, 2015). out aliases neither a nor b; it may be init. Every element is one chain of
-# FMAs over k = 0, 1, 2, …, whatever the tile. The largest tiles stand in the table of each instruction set.
+# FMAs over k = 0, 1, 2, …, whatever the tile. The largest tiles stand in the table of each instruction set. The sum
+# may run over segments and parts of k steps, each with strides of its own: convolutions (conv.pxi).
 
 cdef enum:
     MAX_MR = 14
