@@ -98,13 +98,27 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padd
                 f"{_where()}a kernel that covers {covered} pixels does not fit into an input of {name} {extent} padded "
                 f"to {extent + before + after}; it needs a {name} of at least {covered - before - after}"
             )
-    if algorithm(kernel, stride, padding, groups, x.shape[3]) == "product":
+    kind = algorithm(kernel, stride, padding, groups, x.shape[3])
+    if kind == "depthwise":
+        x = _repeated(x, weight.shape[0] // x.shape[3])
+        weight = ops.apply("transpose", weight, axes=(2, 3, 1, 0))
+        y = ops.apply("depthwise_conv2d", x, weight, stride=stride, padding=padding, dilation=dilation)
+    elif kind == "product":
         matrix = ops.apply("reshape", weight, shape=weight.shape[:2])
         y = ops.linalg.matmul(x, matrix, False, True)
     else:
         weight = ops.apply("transpose", weight, axes=(2, 3, 1, 0))
         y = ops.apply("conv2d", x, weight, stride=stride, padding=padding, dilation=dilation, groups=groups)
     return y if bias is None else apply_binary(y, bias, "add")
+
+
+def _repeated(x: Tensor, times: int) -> Tensor:
+    """Every channel of (n, h, w, c) `times` times, side by side."""
+    if times == 1:
+        return x
+    one = ops.apply("reshape", x, shape=(*x.shape, 1))
+    more = ops.apply("expand", one, shape=(*x.shape, times))
+    return ops.apply("reshape", more, shape=(*x.shape[:3], x.shape[3] * times))
 
 
 def _apply_transposed(

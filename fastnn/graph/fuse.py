@@ -17,7 +17,7 @@ from .ops.unary import KINDS
 from .tensor import Tensor
 
 # Ops on two operands whose kernels take a bias, and an activation or its gradient on the way out.
-PRODUCTS = ("matmul", "conv2d", "conv2d_data")
+PRODUCTS = ("matmul", "conv2d", "conv2d_data", "depthwise_conv2d", "depthwise_conv2d_data")
 
 Rule = Callable[[Tensor, Counter[int]], "Tensor | list[tuple[Tensor, Tensor]] | None"]
 

@@ -15,6 +15,7 @@ from .tensor import Tensor
 
 # Channels last → channels first, of images and of sequences: the permutations that sink.
 SINKING = ((0, 3, 1, 2), (0, 2, 1))
+CONVOLUTIONS = ("conv2d", "conv2d_data", "depthwise_conv2d", "depthwise_conv2d_data")
 
 
 def _is_sinking(x: Tensor) -> bool:
@@ -133,7 +134,7 @@ def reshape_sinks(node: Tensor, uses: Counter[int]) -> Tensor | None:
     if node.op not in ("unary", "unary_grad") or any(x.op != "reshape" for x in node.inputs):
         return None
     sources = [x.inputs[0] for x in node.inputs]
-    if sources[0].op not in ("conv2d", "conv2d_data") or any(x.shape != sources[0].shape for x in sources):
+    if sources[0].op not in CONVOLUTIONS or any(x.shape != sources[0].shape for x in sources):
         return None
     return _on_layer(node, "reshape", _on_layer(node, node.op, *sources, **node.attrs), shape=node.shape)
 

@@ -13,12 +13,15 @@ from ..kernels.table import KERNELS
 from .graph import Graph
 from .ops import OPS, Instr
 from .ops.conv import flops as conv_flops
+from .ops.depthwise import flops as depthwise_flops
 from .ops.pool import cost as pool_cost
 from .plan import ALIGN, Place, Plan, align, bytes_of
 from .tensor import BYTES, INT, Tensor
 
 # Kernels whose arithmetic is counted exactly, and whose rate profile() shows.
-PRODUCTS = ("attention", "attention_grad", "gemm", "conv2d", "conv2d_weight")
+PRODUCTS = (
+    "attention", "attention_grad", "gemm", "conv2d", "conv2d_weight", "depthwise_conv2d", "depthwise_conv2d_weight",
+)
 
 
 def aligned_zeros(nbytes: int) -> np.ndarray:
@@ -250,6 +253,8 @@ def _cost(kernel: str, sizes: tuple) -> float:
         return 2.0 * m * n * k * batch
     if kernel in ("conv2d", "conv2d_weight"):
         return conv_flops(kernel, sizes)
+    if kernel in ("depthwise_conv2d", "depthwise_conv2d_weight"):
+        return depthwise_flops(sizes)
     if kernel == "quantized_linear":
         m, n, k = sizes[:3]
         return 1.0 * m * n * k

@@ -69,6 +69,7 @@ from . import (  # noqa: E402, F401
     attention,
     augment,
     conv,
+    depthwise,
     elementwise,
     embedding,
     generation,
