@@ -20,7 +20,7 @@ from .nn.losses import Loss
 from .nn.module import Module
 from .optim import SGD, Optimizer
 from .step import Memory, compile_step
-from .training.inputs import check_transforms, sources, transformed
+from .training.inputs import EVALUATION_BATCH, check_transforms, evaluation_batch, sources, transformed
 from .training.interrupt import Interrupt
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from .schedules import BatchSizeSchedule, Schedule
     from .training.diagnose import Diagnosis
     from .tune.lr_finder import LRFinderResult
-
-EVALUATION_BATCH = 256
 
 
 class Trainer:
@@ -333,7 +331,7 @@ class Trainer:
         self._last = None
 
     def _check(self, data: list[Source]) -> None:
-        self._step(data, min(_evaluation_batch(data[0]), len(data[0])), False).check(data)
+        self._step(data, min(evaluation_batch(data[0]), len(data[0])), False).check(data)
 
     def _step(self, data: list[Source], batch_size: int, training: bool):
         outs = [Out((batch_size, *s.row_shape), INT if s.integers else FLOAT) for s in data]
@@ -354,7 +352,7 @@ class Trainer:
     def _evaluate(self, data: list[Source], rows=None, interrupt: Interrupt | None = None) -> dict[str, float]:
         """Loss and metrics of all samples, or of some rows."""
         n = len(data[0]) if rows is None else len(rows)
-        size = min(_evaluation_batch(data[0]), n)
+        size = min(evaluation_batch(data[0]), n)
         totals = np.zeros(2 + len(self._additive))
         outputs = None
         for batch, batches, first in ((size, n // size, 0), (n % size, 1, n - n % size)):
@@ -402,8 +400,3 @@ class Trainer:
 
     def _threads(self, step) -> int:
         return step.program.threads(self.num_threads or threads.get_num_threads())
-
-
-def _evaluation_batch(x: Source) -> int:
-    """Samples at a time where nothing is trained: of sequences of tokens fewer, they are samples themselves."""
-    return max(1, EVALUATION_BATCH * 16 // max(16, x.row_shape[0])) if x.integers and x.row_shape else EVALUATION_BATCH

@@ -125,9 +125,9 @@ def test_it_trains_as_in_pytorch(threads):
     fastnn.manual_seed(0)
     model = GPT(**SIZES)
     parameters, forward = peer(torch, model.state_dict())
-    optimizer = torch.optim.AdamW(parameters.values(), lr=3e-3, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=3e-3, eps=1e-4, weight_decay=0.1)
     trainer = Trainer(
-        model, nn.CrossEntropyLoss(class_dim=-1), optim.AdamW(lr=3e-3, weight_decay=0.1, clip_norm=1.0),
+        model, nn.CrossEntropyLoss(class_dim=-1), optim.AdamW(lr=3e-3, eps=1e-4, weight_decay=0.1, clip_norm=1.0),
         num_threads=threads,
     )
     for step in range(30):

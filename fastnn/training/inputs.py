@@ -12,6 +12,9 @@ from ..data.tokens import TokenWindows
 from ..engine.source import Source
 from ..nn.losses import Loss
 
+# Samples at a time where nothing is trained.
+EVALUATION_BATCH = 256
+
 
 def sources(X, y, sample_weight, token_ids: bool, loss, prefix: str = "") -> list[Source]:  # noqa: N803
     """X, y and the weights, checked: equally long, finite, not empty. token_ids: X holds them."""
@@ -99,3 +102,8 @@ def transformed(x, transforms: Sequence[Callable]) -> np.ndarray:
     for transform in transforms:
         x = transform(np.asarray(x, np.float32))
     return x
+
+
+def evaluation_batch(x: Source) -> int:
+    """Samples at a time where nothing is trained: of sequences of tokens fewer, they are samples themselves."""
+    return max(1, EVALUATION_BATCH * 16 // max(16, x.row_shape[0])) if x.integers and x.row_shape else EVALUATION_BATCH
