@@ -77,6 +77,23 @@ examples:
   fastnn info digits.safetensors                  what is in the file
 """
 
+TRAIN_TEXT_EXAMPLE = """\
+examples:
+  fastnn train-text shakespeare.txt               4 layers, 2,000 iterations: a few minutes at most
+  fastnn train-text book.txt --layers 6 --heads 6 --width 384 --context 256 --dropout 0.2 --iterations 5000
+  fastnn generate shakespeare.safetensors --prompt "ROMEO:"
+
+Learns to predict the next byte of any text file, and shows a sample every so often.
+"""
+
+GENERATE_EXAMPLE = """\
+examples:
+  fastnn generate shakespeare.safetensors --prompt "ROMEO:" --tokens 300 --temperature 0.8 --top-k 40 --seed 0
+
+Prints the prompt and what the model adds, as it is made. The prompt's characters must occur in the text that it learnt,
+and be no more than its context.
+"""
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
@@ -110,6 +127,8 @@ def build_parser() -> Parser:
     options.add_evaluate(add("evaluate", "test a trained model on a data file with targets", EVALUATE_EXAMPLE))
     options.add_find_lr(add("find-lr", "try learning rates and suggest one", FIND_LR_EXAMPLE))
     options.add_tune(add("tune", "search for better hyperparameters", TUNE_EXAMPLE))
+    options.add_train_text(add("train-text", "train a language model on a text file", TRAIN_TEXT_EXAMPLE))
+    options.add_generate(add("generate", "write text with a model of train-text", GENERATE_EXAMPLE))
     options.add_info(add("info", "describe this installation, or a model file", INFO_EXAMPLE))
     # Its own parser takes over, see main(): listed here for --help.
     add("bench", "compare the speed with NumPy and other libraries here", "example: fastnn bench")

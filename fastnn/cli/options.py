@@ -187,6 +187,35 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, metavar="FILE", help="model file to write (default: the data's name with -tuned)")
 
 
+def add_train_text(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help="text to learn; its last tenth validates")
+    add("--layers", type=_integer(1), default=4, metavar="N", help="default: 4")
+    add("--heads", type=_integer(1), default=4, metavar="N", help="of attention, in each layer (default: 4)")
+    add("--width", type=_integer(1), default=128, metavar="N", help="of a token's vector (default: 128)")
+    add("--context", type=_integer(1), default=64, metavar="N", help="tokens that the model sees (default: 64)")
+    add("--batch-size", type=_integer(1), default=12, metavar="N", help="windows per iteration (default: 12)")
+    add("--iterations", type=_integer(1), default=2000, metavar="N", help="default: 2000")
+    add("--lr", type=_positive, default=1e-3, metavar="RATE", help="at its peak; ends at a tenth (default: 0.001)")
+    add("--warmup", type=_integer(0), default=100, metavar="N", help="iterations up to the peak (default: 100)")
+    add("--dropout", type=_rate, default=0.0, metavar="P", help="default: 0")
+    add("--sample-every", type=_integer(0), default=500, metavar="N", help="iterations; 0: never (default: 500)")
+    add("--seed", type=_integer(0), default=0, metavar="N", help="of weights, windows and dropout (default: 0)")
+    add("--threads", type=_integer(1), metavar="N", help="default: FASTNN_NUM_THREADS, else what is allowed")
+    add("--output", type=Path, metavar="FILE", help="model file to write (default: the text's name .safetensors)")
+
+
+def add_generate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="model file written by train-text")
+    add("--prompt", metavar="TEXT", help="what the text begins with (default: the end of a line)")
+    add("--tokens", type=_integer(1), default=300, metavar="N", help="to add (default: 300)")
+    add("--temperature", type=_float, default=0.8, metavar="T", help="0: always the likeliest token (default: 0.8)")
+    add("--top-k", type=_integer(1), default=40, metavar="K", help="draw among the K likeliest tokens (default: 40)")
+    add("--seed", type=_integer(0), default=0, metavar="N", help="the same seed, the same text (default: 0)")
+    add("--threads", type=_integer(1), metavar="N", help="default: FASTNN_NUM_THREADS, else what is allowed")
+
+
 def check_output(path: Path, *inputs: Path | None, option: str = "--output") -> None:
     """Make sure, before any work, that `path` can be written and is none of the inputs."""
     if path.exists() and not path.is_file():
