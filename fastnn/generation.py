@@ -17,7 +17,7 @@ import numpy as np
 from . import functional as F  # noqa: N812
 from .checks import positive
 from .engine import threads
-from .graph.fuse import fuse
+from .graph.fuse import fuse, pack_parameters, rewrite
 from .graph.graph import Graph
 from .graph.ops import apply
 from .graph.ops.generation import BLOCK
@@ -159,7 +159,7 @@ class Generation:
             self._array(name) for name in ("ids", "tokens", "positions", "rows", "settings")
         )
         self.arena = model.arena()
-        self.step = self._compile(traced)
+        self.step = self._compile(rewrite(fuse(traced), pack_parameters))
         self.prompts: dict[int, _Runnable] = {}
 
     def _add(self, name: str, out: Out, offset: int) -> int:
@@ -178,7 +178,7 @@ class Generation:
             return Graph([apply("sample", model(ids, cache), settings)])
 
     def _compile(self, graph: Graph) -> _Runnable:
-        graph, n_static = hoist(fuse(graph))
+        graph, n_static = hoist(graph)
         fixed, constants = place_constants(graph)
         for node in graph.nodes:
             if node.op == "input":
@@ -199,7 +199,7 @@ class Generation:
             t *= 2
         t = min(t, self.context)
         if t not in self.prompts:
-            self.prompts[t] = self._compile(self._trace(model, t, True))
+            self.prompts[t] = self._compile(fuse(self._trace(model, t, True)))
         return t, self.prompts[t]
 
     def run(

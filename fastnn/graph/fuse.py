@@ -121,6 +121,18 @@ def pack_transposed(node: Tensor, uses: Counter[int]) -> Tensor | None:
     return packed
 
 
+def pack_parameters(node: Tensor, uses: Counter[int]) -> Tensor | None:
+    """Every weight in panels, for programs that run often on few rows: they read it from memory in one stream.
+
+    Not one of RULES: it keeps a second copy of all weights. Of a batch of 1, whose products are bound by memory.
+    """
+    if node.op != "matmul" or node.inputs[1].op != "parameter":
+        return None
+    a, b, *rest = node.inputs
+    packed = apply("pack", b, tb=node.attrs["tb"])
+    return Tensor("matmul", (a, packed, *rest), node.attrs, node.outs, node.layer)
+
+
 def bias_gradients() -> Rule:
     """Σ dy over pixels → a result of the weight gradient that reads the same dy: remembers the sums it has seen."""
     sums: dict[int, Tensor] = {}
