@@ -36,3 +36,17 @@ def self_attention(qkv, heads, mask=None, causal=False):
     """(B, T, 3·C) → (B, T, C)."""
     parts = (split_heads(x, heads) for x in np.split(qkv, 3, axis=-1))
     return merge_heads(sdpa(*parts, mask=mask, causal=causal))
+
+
+def rotary(x, axis, base=10000.0, offset=0, interleaved=False, heads=None):
+    """Pairs as complex numbers, times e^(i·position·base^(-2i/D)); only the first `heads` rows turn."""
+    d = x.shape[-1]
+    shape = [1] * x.ndim
+    shape[axis], shape[-1] = x.shape[axis], d // 2
+    angles = (np.arange(offset, offset + x.shape[axis])[:, None] * base ** (-np.arange(0, d, 2) / d)).reshape(shape)
+    a, b = (x[..., ::2], x[..., 1::2]) if interleaved else (x[..., : d // 2], x[..., d // 2 :])
+    turned = (a + 1j * b) * np.exp(1j * angles)
+    y = np.stack([turned.real, turned.imag], -1 if interleaved else -2).reshape(x.shape)
+    if heads is not None:
+        y[..., heads:, :] = x[..., heads:, :]
+    return y

@@ -77,6 +77,13 @@ CASES = [
     self_case("packed, one head, not causal", 2, 9, 7, 1, causal=False),
     self_case("packed, one column", 1, 5, 1, 1),
     self_case("packed, padding", 2, 20, 8, 2, hidden(2, 1, 1, 20)),
+    Case("cross", lambda q, k, v: F.cross_attention(q, k, v, 3),
+         lambda q, k, v: R.merge_heads(R.sdpa(*(R.split_heads(x, 3) for x in (q, k, v)))),
+         (normal(2, 5, 12), normal(2, 7, 12), normal(2, 7, 9)), **LOOSE),
+    Case("rotary", lambda *xs: tuple(F.rotary_embedding(x) for x in xs), lambda *xs: tuple(R.rotary(x, -2) for x in xs),
+         (normal(1, 2), normal(2, 3, 7, 10), normal(2, 1, 17, 64)), **LOOSE),
+    Case("rotary, interleaved", lambda x: F.rotary_embedding(x, 100.0, 3, 1, True, 4),
+         lambda x: R.rotary(x, 1, 100.0, 3, True, 4), (normal(2, 5, 6, 8),), **LOOSE),
     Case("transposes", through_transposes,
          lambda q, k, v: R.merge_heads(R.sdpa(*(R.split_heads(x, 3) for x in (q, k, v)), causal=True)),
          (normal(2, 37, 24), normal(2, 37, 24), normal(2, 37, 24)), **LOOSE),
@@ -138,12 +145,18 @@ def test_arguments_that_do_not_fit():
             F.scaled_dot_product_attention(q, q, q, dropout_p=p)
     with pytest.raises(ValueError, match="scale must be finite"):
         F.scaled_dot_product_attention(q, q, q, scale=0.0)
-    with pytest.raises(ValueError, match="dropout_p must be 0"):
-        F.scaled_dot_product_attention(q, q, q, dropout_p=0.5)
     with pytest.raises(ValueError, match=r"self-attention with 3 heads needs .* found \(1, 4, 24\)"):
         F.self_attention(normal(1, 4, 24), 3)
     with pytest.raises(ValueError, match="num_heads must be a positive integer, found 0"):
         F.self_attention(normal(1, 4, 24), 0)
+    with pytest.raises(ValueError, match=r"attention with 5 heads needs query .* found \(1, 4, 24\)"):
+        F.cross_attention(normal(1, 4, 24), normal(1, 4, 24), normal(1, 4, 24), 5)
+    with pytest.raises(ValueError, match=r"turns pairs of the last axis .* \(3, 5\)"):
+        F.rotary_embedding(normal(3, 5))
+    with pytest.raises(ValueError, match="base > 0 and an integer offset"):
+        F.rotary_embedding(normal(3, 4), offset=-1)
+    with pytest.raises(ValueError, match="heads must be 1 to 2, found 3"):
+        F.rotary_embedding(normal(3, 2, 4), seq_dim=0, heads=3)
 
 
 @for_each_isa

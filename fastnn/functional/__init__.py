@@ -24,6 +24,8 @@ from .arithmetic import (
     where,
 )
 from .attention import (
+    cross_attention,
+    rotary_embedding,
     scaled_dot_product_attention,
     self_attention,
 )
@@ -106,6 +108,7 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv_transpose2d",
+    "cross_attention",
     "cross_entropy_rows",
     "div",
     "dropout",
@@ -150,6 +153,7 @@ __all__ = [
     "relu",
     "relu6",
     "reshape",
+    "rotary_embedding",
     "scaled_dot_product_attention",
     "self_attention",
     "sigmoid",

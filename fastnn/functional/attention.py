@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 
+from ..checks import positive
 from ..graph import ops
-from ..graph.tensor import Tensor, current
-from .dispatch import as_float, call, floats
+from ..graph.tensor import Tensor, constant, current
+from .dispatch import as_float, call, check_axis, floats
 
 _HEADS_LAST = (0, 2, 1, 3)
 
@@ -26,12 +27,11 @@ def _options(dropout_p: float, is_causal: bool, scale: float | None) -> dict:
     if scale is not None and (not math.isfinite(scale) or scale == 0):
         raise ValueError(f"attention scale must be finite and not 0, found {scale!r}")
     trace = current()
-    if dropout_p > 0:
-        if trace is None:
-            raise ValueError("attention draws its dropout inside a training program; on ndarrays dropout_p must be 0")
+    p = float(dropout_p) if trace is not None and trace.training else 0.0
+    if p > 0:
         trace.dropouts += 1
-    number = trace.dropouts if dropout_p > 0 else 0
-    return {"p": float(dropout_p), "number": number, "causal": bool(is_causal), "scale": scale}
+    number = trace.dropouts if p > 0 else 0
+    return {"p": p, "number": number, "causal": bool(is_causal), "scale": scale}
 
 
 def _attention(arrays: tuple[Tensor, ...], mask: Tensor | None, layout: str, depth: int, options: dict) -> Tensor:
@@ -103,8 +103,71 @@ def self_attention(
     side by side. They are read where they lie, and their gradients are written in the same order, so that heads are
     neither split nor merged. All else as for `scaled_dot_product_attention`.
     """
-    if isinstance(num_heads, bool) or not isinstance(num_heads, int) or num_heads < 1:
-        raise ValueError(f"num_heads must be a positive integer, found {num_heads!r}")
+    heads = positive("num_heads", num_heads)
     mask = additive_mask(attn_mask)
     operands = (qkv,) if mask is None else (qkv, mask)
-    return call(_apply_self, tuple(map(as_float, operands)), heads=num_heads, **_options(dropout_p, is_causal, scale))
+    return call(_apply_self, tuple(map(as_float, operands)), heads=heads, **_options(dropout_p, is_causal, scale))
+
+
+def _apply_cross(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, heads: int, **options) -> Tensor:
+    q, k, v = floats(q), floats(k), floats(v)
+    for name, x in (("query", q), ("key", k), ("value", v)):
+        if x.ndim != 3 or x.shape[-1] % heads:
+            raise ValueError(
+                f"attention with {heads} heads needs {name} (batch, T, width), width a multiple of {heads}, "
+                f"found {x.shape}"
+            )
+    arrays = tuple(ops.apply("reshape", x, shape=(*x.shape[:2], heads, x.shape[2] // heads)) for x in (q, k, v))
+    y = _attention(arrays, mask, "bthd", q.shape[2] // heads, options)
+    return ops.apply("reshape", y, shape=(*y.shape[:2], y.shape[2] * y.shape[3]))
+
+
+def cross_attention(
+    query, key, value, num_heads: int, attn_mask=None, dropout_p: float = 0.0, is_causal: bool = False,
+    scale: float | None = None,
+):
+    """Multi-head attention of one sequence to another: query (B, T, C), key (B, S, C), value (B, S, E) → (B, T, E).
+
+    Every operand holds `num_heads` heads side by side, as projections make them, and is read where it lies. All else
+    as for `scaled_dot_product_attention`.
+    """
+    heads = positive("num_heads", num_heads)
+    mask = additive_mask(attn_mask)
+    operands = (query, key, value) if mask is None else (query, key, value, mask)
+    return call(_apply_cross, tuple(map(as_float, operands)), heads=heads, **_options(dropout_p, is_causal, scale))
+
+
+def _apply_rotary(x: Tensor, base: float, offset: int, seq_dim: int, interleaved: bool, turned: int | None) -> Tensor:
+    x = floats(x)
+    axis = check_axis(seq_dim, x.ndim)
+    if axis == x.ndim - 1 or x.shape[-1] % 2:
+        raise ValueError(f"rotary embedding turns pairs of the last axis along another one, found shape {x.shape}")
+    t, d = x.shape[axis], x.shape[-1]
+    outer, inner = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 : -1])
+    if turned is not None and not 1 <= turned <= inner:
+        raise ValueError(f"rotary embedding: heads must be 1 to {inner}, found {turned}")
+    angles = np.outer(np.arange(offset, offset + t), base ** (-np.arange(0, d, 2) / d))
+    flat = ops.apply("reshape", x, shape=(outer, t, inner, d))
+    y = ops.apply(
+        "rotary", flat, constant(np.cos(angles)), constant(np.sin(angles)), sign=1.0, interleaved=interleaved,
+        turned=inner if turned is None else turned,
+    )
+    return ops.apply("reshape", y, shape=x.shape)
+
+
+def rotary_embedding(
+    x, base: float = 10000.0, offset: int = 0, seq_dim: int = -2, interleaved: bool = False, heads: int | None = None
+):
+    """Turn pairs of features by angles that grow with the position (Su et al., "RoFormer", 2021).
+
+    x (…, D) with D even; positions offset, offset + 1, … run along the axis seq_dim, -2 in (B, H, T, D) and 1 in
+    (B, T, H, D). Pair i turns by position·base^(-2i/D). Pairs are (i, i + D/2), as in LLaMA and GPT-NeoX, or
+    (2i, 2i + 1), as in the paper and GPT-J, if interleaved. heads: of the axes between seq_dim and D only so many
+    rows turn, the first ones; the rest is copied: 2·H of a packed (B, T, 3·H, D) leave the values alone.
+    """
+    if not base > 0 or isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+        raise ValueError(f"rotary embedding needs base > 0 and an integer offset >= 0, found {base!r} and {offset!r}")
+    return call(
+        _apply_rotary, (as_float(x),), base=float(base), offset=offset, seq_dim=seq_dim,
+        interleaved=bool(interleaved), turned=heads,
+    )

@@ -17,6 +17,7 @@ from .activations import (
     Tanh,
     activation,
 )
+from .attention import MultiheadAttention
 from .conv import Conv1d, Conv2d, ConvTranspose2d
 from .embedding import Embedding
 from .layers import Dropout, Flatten, Identity, Linear, Sequential
@@ -42,6 +43,7 @@ from .pool import (
     Upsample,
     ZeroPad2d,
 )
+from .positional import LearnedPositionalEmbedding, RotaryEmbedding, SinusoidalPositionalEncoding
 from .quantized import Dequantize, FakeQuantize, FakeQuantizedLinear, Lookup, Quantize, QuantizedLinear
 
 __all__ = [
@@ -70,6 +72,7 @@ __all__ = [
     "init",
     "L1Loss",
     "LeakyReLU",
+    "LearnedPositionalEmbedding",
     "Linear",
     "LogSoftmax",
     "Lookup",
@@ -78,15 +81,18 @@ __all__ = [
     "MaxPool2d",
     "Module",
     "MSELoss",
+    "MultiheadAttention",
     "NLLLoss",
     "Parameter",
     "Quantize",
     "QuantizedLinear",
     "ReLU",
     "ReLU6",
+    "RotaryEmbedding",
     "Sequential",
     "Sigmoid",
     "SiLU",
+    "SinusoidalPositionalEncoding",
     "SmoothL1Loss",
     "Softmax",
     "Softplus",

@@ -71,24 +71,26 @@ class Module:
         """The computation, on symbolic tensors; every subclass defines it."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
-    def __call__(self, *inputs):
+    def __call__(self, *inputs, **options):
         """Within a trace: record the layer. On ndarrays: compiled inference, ndarray out.
 
-        Inference programs are compiled for each new input shape and the last 16 are kept.
+        Inference programs are compiled for each new input shape, and for other values of options that are no arrays;
+        the last 16 are kept.
         """
         trace = current()
         if trace is None:
             # The shapes of the last call come again: checks, binding and running in one call into Cython.
-            if self._fast is not None:
+            if self._fast is not None and not options:
                 result = self._fast.call(inputs, _edits[0], threads.get_num_threads)
                 if result is not None:
                     return result
-            return self._infer(*inputs)
+            return self._infer(*inputs, **options)
         trace.path.append(self._name)
         trace.kinds.append(type(self).__name__)
         try:
             inputs = [constant(x) if isinstance(x, np.ndarray) else x for x in inputs]
-            return self.forward(*inputs)
+            options = {name: constant(x) if isinstance(x, np.ndarray) else x for name, x in options.items()}
+            return self.forward(*inputs, **options)
         except ValueError as error:
             where = trace.where()
             if type(error) is not ValueError or str(error).startswith(("layer '", where)):
@@ -98,11 +100,13 @@ class Module:
             trace.path.pop()
             trace.kinds.pop()
 
-    def _infer(self, *inputs):
+    def _infer(self, *inputs, **options):
         from ..graph.compile import Compiled, spec_of
 
+        named = [name for name, x in options.items() if isinstance(x, np.ndarray)]
+        fixed = {name: x for name, x in options.items() if name not in named}
         arrays = []
-        for x in inputs:
+        for x in (*inputs, *(options[name] for name in named)):
             array = np.asarray(x)
             if array.dtype.kind not in "biuf":
                 raise TypeError(f"{type(self).__name__} needs numbers, found dtype {array.dtype}")
@@ -110,17 +114,22 @@ class Module:
             array = np.asarray(array, dtype=np.int64 if integers else np.float32, order="C")
             arrays.append(array)
         arena = self.arena()
-        key = (id(arena), arena.layout, *((a.shape, a.dtype.char) for a in arrays))
+        key = (id(arena), arena.layout, *((a.shape, a.dtype.char) for a in arrays), *named, *fixed.items())
         compiled = self._compiled.get(key)
         if compiled is None:
-            compiled = Compiled(self, [spec_of(a) for a in arrays], arena)
+            n = len(inputs)
+            function = self
+            if options:
+                function = lambda *xs: self(*xs[:n], **dict(zip(named, xs[n:], strict=True)), **fixed)  # noqa: E731
+            compiled = Compiled(function, [spec_of(a) for a in arrays], arena)
             nodes = compiled.program.graph.nodes
             arena.check_holds(node.attrs["parameter"] for node in nodes if node.op == "parameter")
             self._compiled[key] = compiled
             if len(self._compiled) > CACHED_PROGRAMS:
                 self._compiled.popitem(last=False)
         compiled.inference.expect(_edits[0])
-        self.__dict__["_fast"] = compiled.inference
+        if not options:
+            self.__dict__["_fast"] = compiled.inference
         return compiled(*arrays, nthreads=threads.get_num_threads())
 
     def takes_integers(self) -> bool:

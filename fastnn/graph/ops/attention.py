@@ -142,3 +142,28 @@ def _grad_lower(node: Tensor) -> list[Instr]:
 
 OPS["attention"] = Op(_infer, _lower, _vjp)
 OPS["attention_grad"] = Op(_grad_infer, _grad_lower)
+
+
+# -- rotary position embedding ------------------------------------------------------------------------------
+
+
+def _rotary_infer(inputs, attrs) -> list[Out]:
+    x, cos, _ = inputs
+    if x.dtype != FLOAT:
+        raise ValueError(f"rotary embedding needs float32, found {x.dtype} of shape {x.shape}")
+    if x.ndim != 4 or cos.shape != (x.shape[1], x.shape[3] // 2) or x.shape[3] % 2:
+        raise ValueError(f"rotary embedding of angles {cos.shape} does not fit (outer, T, inner, D) {x.shape}")
+    return [x.outs[0]]
+
+
+def _rotary_lower(node: Tensor) -> list[Instr]:
+    sizes = (*node.shape, node.attrs["turned"], int(node.attrs["interleaved"]))
+    return [Instr("rotary", ((node, 0), *node.inputs), sizes, (node.attrs["sign"],))]
+
+
+def _rotary_vjp(node: Tensor, dy: Tensor) -> tuple[Tensor | None, ...]:
+    _, cos, sin = node.inputs
+    return apply("rotary", dy, cos, sin, **{**node.attrs, "sign": -node.attrs["sign"]}), None, None
+
+
+OPS["rotary"] = Op(_rotary_infer, _rotary_lower, _rotary_vjp, inplace=(0,))
