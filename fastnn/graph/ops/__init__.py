@@ -39,6 +39,10 @@ class Op(NamedTuple):
 
 
 OPS: dict[str, Op] = {}
+# Kernel → floating-point operations of a call with such sizes. Of sums of products they are exact, and profile() shows
+# the rate; of other kernels they are rough, for those that do more than a few operations an element.
+PRODUCT_FLOPS: dict[str, Callable[[tuple[int, ...]], float]] = {}
+ROUGH_FLOPS: dict[str, Callable[[tuple[int, ...]], float]] = {}
 
 
 def apply(op: str, *inputs: Tensor, **attrs) -> Tensor:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..tensor import FLOAT, Out, Tensor
-from . import OPS, Instr, Op, apply, item
+from . import OPS, PRODUCT_FLOPS, Instr, Op, apply, item
 from .elementwise import broadcast_strides, contiguous_strides, unbroadcast
 
 
@@ -167,3 +167,12 @@ def _rotary_vjp(node: Tensor, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 
 OPS["rotary"] = Op(_rotary_infer, _rotary_lower, _rotary_vjp, inplace=(0,))
+
+
+def _flops(sizes: tuple[int, ...], products: int) -> float:
+    batch, heads, queries, keys, _, _, causal = sizes[:7]
+    return 2.0 * batch * heads * queries * keys * products / (2 if causal else 1)
+
+
+PRODUCT_FLOPS["attention"] = lambda sizes: _flops(sizes, sizes[4] + sizes[5])
+PRODUCT_FLOPS["attention_grad"] = lambda sizes: _flops(sizes, 3 * sizes[4] + 2 * sizes[5])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..tensor import FLOAT, Out, Tensor
-from . import OPS, Instr, Op, apply
+from . import OPS, PRODUCT_FLOPS, Instr, Op, apply
 from .linalg import epilogue
 
 # Which algorithm computes a convolution; the first row that fits is taken (functional/conv.py).
@@ -123,12 +123,14 @@ def _conv2d_data_vjp(node: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     return dx, _swapped(apply("conv2d_weight", dy, x, kernel=weight.shape[:2], **attrs))
 
 
-def flops(kernel: str, sizes: tuple[int, ...]) -> float:
+def _flops(sizes: tuple[int, ...], transposed: bool = False) -> float:
     """Floating-point operations of a call, as if no tap fell into the padding."""
-    pixels = sizes[1] * sizes[2] if kernel == "conv2d" and sizes[16] else sizes[3] * sizes[4]
+    pixels = sizes[1] * sizes[2] if transposed else sizes[3] * sizes[4]
     return 2.0 * sizes[0] * pixels * sizes[5] * sizes[6] * sizes[7] * sizes[8] * sizes[9]
 
 
 OPS["conv2d"] = Op(infer=_conv2d_infer, lower=_product_lower, vjp=_conv2d_vjp)
 OPS["conv2d_data"] = Op(infer=_conv2d_data_infer, lower=_product_lower, vjp=_conv2d_data_vjp)
 OPS["conv2d_weight"] = Op(infer=_conv2d_weight_infer, lower=_conv2d_weight_lower)
+PRODUCT_FLOPS["conv2d"] = lambda sizes: _flops(sizes, bool(sizes[16]))
+PRODUCT_FLOPS["conv2d_weight"] = _flops

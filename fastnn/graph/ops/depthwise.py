@@ -7,7 +7,7 @@ each channel is the same on channels that are repeated (functional/conv.py).
 from __future__ import annotations
 
 from ..tensor import FLOAT, Out, Tensor
-from . import OPS, Instr, Op, apply
+from . import OPS, PRODUCT_FLOPS, Instr, Op, apply
 from .conv import output_extent
 from .linalg import epilogue
 from .reduce import reduce
@@ -86,7 +86,7 @@ def _vjp(node: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     return dx, reduce(parts, "sum", (0,))
 
 
-def flops(sizes: tuple[int, ...]) -> float:
+def _flops(sizes: tuple[int, ...]) -> float:
     """Floating-point operations of a call, as if no tap fell into the padding."""
     pixels = sizes[1] * sizes[2] if sizes[16] else sizes[3] * sizes[4]
     return 2.0 * sizes[0] * pixels * sizes[5] * sizes[8] * sizes[9]
@@ -95,3 +95,4 @@ def flops(sizes: tuple[int, ...]) -> float:
 OPS["depthwise_conv2d"] = Op(infer=_infer, lower=_lower, vjp=_vjp)
 OPS["depthwise_conv2d_data"] = Op(infer=_data_infer, lower=_lower)
 OPS["depthwise_conv2d_weight"] = Op(infer=_weight_infer, lower=_weight_lower)
+PRODUCT_FLOPS["depthwise_conv2d"] = PRODUCT_FLOPS["depthwise_conv2d_weight"] = _flops

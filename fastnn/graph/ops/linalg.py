@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...kernels.table import packed_size
 from ..tensor import Out, Tensor, size_of
-from . import OPS, Instr, Op, apply
+from . import OPS, PRODUCT_FLOPS, Instr, Op, apply
 from .elementwise import unbroadcast
 from .unary import KINDS
 
@@ -112,3 +112,4 @@ def _pack_lower(node: Tensor) -> list[Instr]:
 
 OPS["matmul"] = Op(infer=_matmul_infer, lower=_matmul_lower, vjp=_matmul_vjp)
 OPS["pack"] = Op(infer=_pack_infer, lower=_pack_lower)
+PRODUCT_FLOPS["gemm"] = lambda sizes: 2.0 * sizes[0] * sizes[1] * sizes[2] * sizes[8]

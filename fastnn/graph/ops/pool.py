@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..tensor import FLOAT, INT8, INT32, Out, Tensor, constant
-from . import OPS, Instr, Op, apply, item
+from . import OPS, ROUGH_FLOPS, Instr, Op, apply, item
 
 
 def _floats(name: str, *tensors: Tensor) -> None:
@@ -118,10 +118,8 @@ def _resample_vjp(node: Tensor, dy: Tensor) -> tuple[Tensor | None, ...]:
     return resample(dy, rows, columns), None, None, None, None
 
 
-def cost(kernel: str, sizes: tuple[int, ...]) -> float:
-    """Operations of a call, roughly: two for each tap of each window."""
-    if kernel == "dropout2d":
-        return 8.0 * sizes[0] * sizes[1] * sizes[2]
+def _flops(sizes: tuple[int, ...]) -> float:
+    """Two for each tap of each window."""
     outputs = sizes[0] * sizes[3] * sizes[4] * sizes[5]
     return 2.0 * outputs * sizes[6] * sizes[7]
 
@@ -148,3 +146,5 @@ OPS["max_pool2d"] = Op(infer=_max_infer, lower=_max_lower, vjp=_max_vjp)
 OPS["max_pool2d_grad"] = Op(infer=_max_grad_infer, lower=_max_grad_lower)
 OPS["resample2d"] = Op(infer=_resample_infer, lower=_resample_lower, vjp=_resample_vjp)
 OPS["dropout2d"] = Op(infer=_dropout_infer, lower=_dropout_lower, vjp=_dropout_vjp, inplace=(0,))
+ROUGH_FLOPS.update(dict.fromkeys(("max_pool2d", "max_pool2d_grad", "resample2d"), _flops))
+ROUGH_FLOPS["dropout2d"] = lambda sizes: 8.0 * sizes[0] * sizes[1] * sizes[2]

@@ -6,7 +6,7 @@ An int8 value q stands for the real number scale·(q - zero_point) (TensorFlow L
 from __future__ import annotations
 
 from ..tensor import FLOAT, INT8, INT32, Out, Tensor
-from . import OPS, Instr, Op, apply
+from . import OPS, ROUGH_FLOPS, Instr, Op, apply
 
 
 def _needs(x: Tensor, dtype: str, what: str) -> None:
@@ -94,3 +94,4 @@ OPS["quantized_linear"] = Op(_linear_infer, _linear_lower)
 OPS["lookup"] = Op(_lookup_infer, _lookup_lower, inplace=(0,))
 OPS["fake_quantize"] = Op(_fake_infer, _fake_lower, _fake_vjp, inplace=(0,))
 OPS["fake_quantize_grad"] = Op(_fake_infer, _fake_lower, inplace=(0,))
+ROUGH_FLOPS["quantized_linear"] = lambda sizes: 1.0 * sizes[0] * sizes[1] * sizes[2]
