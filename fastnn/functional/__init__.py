@@ -56,6 +56,7 @@ from .products import (
     linear,
     matmul,
 )
+from .recurrent import recurrent
 from .reductions import (
     argmax,
     max,
@@ -150,6 +151,7 @@ __all__ = [
     "pointwise_loss",
     "pow",
     "reciprocal",
+    "recurrent",
     "relu",
     "relu6",
     "reshape",

@@ -6,7 +6,7 @@ Inputs and outputs are bound to the caller's arrays at each call, so nothing is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +33,9 @@ class Compiled:
     """
 
     def __init__(self, function: Callable, specs: Sequence[Out], arena: Arena | None = None, share: bool = True):
-        outputs, single, trace = record(function, specs)
+        outputs, pattern, trace = record(function, specs)
+        # Tuples within the result are made of the row of arrays that the engine gives.
+        self._pattern = pattern if pattern is not None and any(part is not None for part in pattern) else None
         graph, n_static = hoist(rewrite(fuse(Graph(outputs)), copy_for_numpy))
         if config.verify:
             graph.verify()
@@ -56,7 +58,7 @@ class Compiled:
         uses = [(k, *use) for k, name in enumerate(names) for use in self.program.relocations.get(name, [])]
         self.inference = Inference(
             self.program.executor, [*specs, *self.outs], len(specs), uses, self.program.static_end, arena,
-            self.program.threads, any(node.op == "numpy_op" for node in graph.nodes), single, id_ranges(graph),
+            self.program.threads, any(node.op == "numpy_op" for node in graph.nodes), pattern is None, id_ranges(graph),
         )
 
     def __call__(self, *arrays: np.ndarray, out: np.ndarray | None = None, nthreads: int = 1):
@@ -64,7 +66,13 @@ class Compiled:
 
         nthreads: at most so many threads; a small program takes fewer.
         """
-        return self.inference.run(arrays, out, nthreads)
+        result = self.inference.run(arrays, out, nthreads)
+        return result if self._pattern is None else _nest(self._pattern, iter(result))
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the result is one array or a row of them, as the engine gives it."""
+        return self._pattern is None
 
 
 def copy_for_numpy(node: Tensor, uses: Counter[int]) -> Tensor | None:
@@ -75,18 +83,32 @@ def copy_for_numpy(node: Tensor, uses: Counter[int]) -> Tensor | None:
     return Tensor(node.op, inputs, node.attrs, node.outs, node.layer)
 
 
-def record(function: Callable, specs: Sequence[Out]) -> tuple[list[Tensor], bool, Trace]:
-    """Trace `function` for inference: its outputs, whether it returned a single one, and the finished trace."""
+def record(function: Callable, specs: Sequence[Out]) -> tuple[list[Tensor], tuple | None, Trace]:
+    """Trace `function` for inference: its outputs in a row, their pattern, and the finished trace.
+
+    The pattern is None for one tensor; for a tuple, which may hold tuples, the tuple of its parts' patterns.
+    """
     with tracing(training=False) as trace:
         inputs = [source("input", spec.shape, spec.dtype, name=str(i)) for i, spec in enumerate(specs)]
         result = function(*inputs)
-        single = not isinstance(result, (tuple, list))
-        outputs = [result] if single else list(result)
+        outputs, pattern = _leaves(result), _pattern(result)
         for output in outputs:
             if not isinstance(output, Tensor):
                 raise TypeError(f"the model returned {type(output).__name__}, expected a tensor")
         # Each output gets memory of its own, also if it is an input or given back twice.
-        return [apply("copy", x) if is_borrowed(x, outputs[:i]) else x for i, x in enumerate(outputs)], single, trace
+        return [apply("copy", x) if is_borrowed(x, outputs[:i]) else x for i, x in enumerate(outputs)], pattern, trace
+
+
+def _leaves(result) -> list:
+    return [leaf for part in result for leaf in _leaves(part)] if isinstance(result, (tuple, list)) else [result]
+
+
+def _pattern(result) -> tuple | None:
+    return tuple(map(_pattern, result)) if isinstance(result, (tuple, list)) else None
+
+
+def _nest(pattern: tuple | None, leaves: Iterator):
+    return next(leaves) if pattern is None else tuple(_nest(part, leaves) for part in pattern)
 
 
 def spec_of(array: np.ndarray) -> Out:

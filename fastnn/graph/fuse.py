@@ -114,10 +114,10 @@ def embedding_gradient_sum(node: Tensor, uses: Counter[int]) -> Tensor | None:
 
 def pack_transposed(node: Tensor, uses: Counter[int]) -> Tensor | None:
     """A right operand that is stored transposed is packed into panels first, once for all its users."""
-    if node.op != "matmul" or not node.attrs["tb"] or node.inputs[1].op == "pack":
+    if node.op not in ("matmul", "recurrent") or not node.attrs.get("tb", True) or node.inputs[1].op == "pack":
         return None
     a, b, *rest = node.inputs
-    packed = Tensor("matmul", (a, apply("pack", b, tb=True), *rest), node.attrs, node.outs, node.layer)
+    packed = Tensor(node.op, (a, apply("pack", b, tb=True), *rest), node.attrs, node.outs, node.layer)
     return packed
 
 

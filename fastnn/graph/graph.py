@@ -30,7 +30,8 @@ def root(x: Tensor) -> Tensor:
 def is_borrowed(x: Tensor, others: list[Tensor]) -> bool:
     """Whether x cannot be given memory of its own: what it shows belongs to its source, or to one of `others`."""
     own = root(x)
-    return own.op in ("input", "parameter", "constant", "item", "numpy_op") or any(root(y) is own for y in others)
+    lent = ("input", "parameter", "constant", "item", "prefix", "numpy_op")
+    return own.op in lent or any(root(y) is own for y in others)
 
 
 class Graph:

@@ -45,6 +45,7 @@ from .pool import (
 )
 from .positional import LearnedPositionalEmbedding, RotaryEmbedding, SinusoidalPositionalEncoding
 from .quantized import Dequantize, FakeQuantize, FakeQuantizedLinear, Lookup, Quantize, QuantizedLinear
+from .recurrent import GRU, LSTM, RNN
 
 __all__ = [
     "activation",
@@ -66,6 +67,7 @@ __all__ = [
     "Flatten",
     "GELU",
     "GlobalAvgPool",
+    "GRU",
     "Hardswish",
     "HuberLoss",
     "Identity",
@@ -77,6 +79,7 @@ __all__ = [
     "LogSoftmax",
     "Lookup",
     "Loss",
+    "LSTM",
     "MaxPool1d",
     "MaxPool2d",
     "Module",
@@ -88,6 +91,7 @@ __all__ = [
     "QuantizedLinear",
     "ReLU",
     "ReLU6",
+    "RNN",
     "RotaryEmbedding",
     "Sequential",
     "Sigmoid",

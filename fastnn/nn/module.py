@@ -129,7 +129,7 @@ class Module:
                 self._compiled.popitem(last=False)
         compiled.inference.expect(_edits[0])
         if not options:
-            self.__dict__["_fast"] = compiled.inference
+            self.__dict__["_fast"] = compiled.inference if compiled.is_flat else None
         return compiled(*arrays, nthreads=threads.get_num_threads())
 
     def takes_integers(self) -> bool:

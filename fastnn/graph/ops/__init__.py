@@ -83,6 +83,7 @@ from . import (  # noqa: E402, F401
     pool,
     quantized,
     random,
+    recurrent,
     reduce,
     shape,
     unary,
