@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from .graph.plan import Place, align, plan
 from .graph.program import Program, aligned_zeros, place_constants
 from .graph.tensor import FLOAT, Out, Tensor, constant, source, tracing
 from .nn.losses import Loss
-from .nn.module import Module
+from .nn.module import Module, _modes
 from .optim import Optimizer
 from .parameter import Parameter
 
@@ -33,6 +34,7 @@ class Memory:
         self.model, self.optimizer = model, optimizer
         self.arena = None
         self._layout = 0
+        self._modes, self._evaluating = -1, frozenset()     # parts in eval mode, and when they were looked up
         self.slots: dict[str, np.ndarray] = {}
         self.gradient_bytes = aligned_zeros(0)
         self._snapshots = aligned_zeros(0)
@@ -40,29 +42,36 @@ class Memory:
 
     def attach(self) -> bool:
         """Make sure that the model's parameters lie in one arena; True if they have moved since the last call, or
-        layers were replaced or parameters frozen: programs compiled before are obsolete then."""
-        arena = self.model.arena()
+        layers were replaced, parameters frozen or modes set: programs compiled before are obsolete then."""
+        arena, other_modes = self.model.arena(), self._modes != _modes[0] and self._look_up_modes()
         if arena is self.arena:
             if arena.layout == self._layout:
-                return False
+                return other_modes
             self._layout = arena.layout
             self.gradient_bytes[:] = 0              # those of parameters that are frozen now
             return True
-        size = arena.bytes.nbytes
+        size = arena.learned.nbytes
         # Moments belong to parameters, not to places: keep them where the parameters are the same ones.
-        old = dict(zip(map(id, self.arena.parameters), self.arena.offsets, strict=True)) if self.arena else {}
+        old = dict(zip(map(id, self.arena.parameters), self.arena.offsets, strict=False)) if self.arena else {}
         slots = {}
         for name in self.optimizer.slots():
             slots[name] = aligned_zeros(size)
             slots[name].view(np.float32)[:] = self.optimizer.initial(name)
-            for p, offset in zip(arena.parameters, arena.offsets, strict=True):
+            for p, offset in zip(arena.parameters, arena.offsets, strict=False):
                 if id(p) in old:
                     n = 4 * p.size
                     slots[name][offset : offset + n] = self.slots[name][old[id(p)] : old[id(p)] + n]
         self.arena, self.slots, self._layout = arena, slots, arena.layout
         self.gradient_bytes = aligned_zeros(size)
-        self._snapshots = aligned_zeros(2 * size * (1 + len(slots)))
+        self._snapshots = aligned_zeros(2 * (arena.bytes.nbytes + size * len(slots)))
         return True
+
+    def _look_up_modes(self) -> bool:
+        """Whether other parts of the model are in eval mode than before."""
+        before, parts = self._evaluating, self.model.named_modules() if self.model.training else ()
+        self._evaluating = frozenset(name for name, module in parts if not module.training)
+        self._modes = _modes[0]
+        return self._evaluating != before
 
     def activations(self, nbytes: int) -> np.ndarray:
         """An arena of at least that size, the same one for all programs that fit."""
@@ -92,14 +101,14 @@ class Memory:
         return [self.arena.bytes, *self.slots.values()]
 
     def snapshot(self) -> list[np.ndarray]:
-        """A copy of parameters and optimizer state."""
+        """A copy of parameters, running statistics and optimizer state."""
         return [data.copy() for data in self._state()]
 
     def epoch_snapshots(self) -> list[list[np.ndarray]]:
         """The two snapshots that fit goes back to after a divergence, both of now; their memory is kept and planned."""
-        pieces = np.split(self._snapshots, 2 * (1 + len(self.slots)))
-        half = len(pieces) // 2
-        return [self.remember(pieces[:half]), self.remember(pieces[half:])]
+        ends = np.cumsum([data.nbytes for data in self._state()])
+        halves = np.split(self._snapshots, 2)
+        return [self.remember(np.split(half, ends[:-1])) for half in halves]
 
     def remember(self, snapshot: list[np.ndarray]) -> list[np.ndarray]:
         """Overwrite a snapshot with the state of now, and return it."""
@@ -108,8 +117,8 @@ class Memory:
         return snapshot
 
     def finite(self) -> bool:
-        """Whether all parameters are finite."""
-        return first_nonfinite(self.arena.bytes.view(np.float32), FLOAT32) < 0
+        """Whether all parameters and running statistics are finite."""
+        return first_nonfinite(self.arena.floats.view(np.float32), FLOAT32) < 0
 
     def restore(self, snapshot: list[np.ndarray]) -> None:
         """Go back to a snapshot."""
@@ -222,7 +231,7 @@ def compile_step(
     training=False leaves out gradients and update. share=False plans no memory sharing. keep_prediction: the
     prediction is a result too, `Step.prediction`. transforms: applied to x, one after another, before the model.
     """
-    with tracing(training) as trace:
+    with tracing(training) as trace, _in_training_mode(model):
         inputs = [source("input", x.shape, x.dtype, name="x", gather=True)]
         prediction = model(_transformed(inputs[0], transforms))
         if not isinstance(prediction, Tensor):
@@ -252,25 +261,29 @@ def compile_step(
                 raise ValueError("nothing to train: the loss depends on no parameter with requires_grad")
 
         memory.arena.check_holds(node.attrs["parameter"] for node in trace.parameters.values())
-    graph = Graph([*results, *outputs])
+    # Statistics that buffers are updated with, in the order of the trace; only where there is an update.
+    updates = trace.updates if training else []
+    graph = Graph([*results, *outputs, *(result for result, _ in updates)])
     classes, ids = _classes(graph, inputs[1]), [one for one in id_ranges(graph) if one.input == "x"]
     graph = fuse(graph)
     if config.verify:
         graph.verify()
-    results, outputs = graph.outputs[: len(results)], graph.outputs[len(results) :]
+    edges = len(results), len(results) + len(outputs)
+    results, outputs, found = graph.outputs[: edges[0]], graph.outputs[edges[0] : edges[1]], graph.outputs[edges[1] :]
     fixed, constants = place_constants(graph)
     for node in graph.nodes:
         if node.op == "parameter":
             fixed[node.id] = Place("parameters", node.attrs["parameter"].offset)
     for (_, p), g in zip(named, outputs, strict=True):
         fixed[g.id] = Place("gradients", p.offset)
-    planned = plan(graph, fixed, {r.id for r in results}, share)
+    planned = plan(graph, fixed, {r.id for r in [*results, *found]}, share)
     segments = {"activations": memory.activations(planned.work), "constants": constants}
     update = []
     if training:
         segments |= memory.segments()
         nbytes = memory.gradient_bytes.nbytes
-        update = optimizer.instructions(named, nbytes)
+        update = [instruction(result) for (_, instruction), result in zip(updates, found, strict=True)]
+        update += optimizer.instructions(named, nbytes)
         if optimizer.clip_norm is not None:
             segments["clip"] = aligned_zeros(align(optimizer.clip_bytes(nbytes)))
     else:
@@ -278,6 +291,19 @@ def compile_step(
     program = Program(graph, planned, segments, update)
     kept = results.pop() if keep_prediction else None
     return Step(program, memory, x.shape[0], results, classes, ids, kept)
+
+
+@contextmanager
+def _in_training_mode(model: Module) -> Iterator[None]:
+    """A model that is in eval mode as a whole is trained all the same; parts that are stay as in inference."""
+    whole = not model.training
+    if whole:
+        model.train()
+    try:
+        yield
+    finally:
+        if whole:
+            model.eval()
 
 
 def _transformed(x: Tensor, transforms: Sequence[Callable]) -> Tensor:

@@ -52,7 +52,7 @@ def c99(
     dtype = INT if model.takes_integers() else FLOAT
     specs = [Out((int(batch_size), *shape), dtype) for shape in _shapes(input_shape)]
     arena = model.arena()
-    parameters = {id(p): key for key, p in model.named_parameters()}
+    parameters = {id(p): key for key, p in model.named_tensors()}
     net = network(model, specs, parameters, arena)
     header, source = render(net, name)
     folder = Path(out_dir)

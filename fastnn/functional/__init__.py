@@ -42,6 +42,12 @@ from .losses import (
     pick,
     pointwise_loss,
 )
+from .norm import (
+    batch_norm,
+    group_norm,
+    layer_norm,
+    rms_norm,
+)
 from .pool import (
     adaptive_avg_pool2d,
     avg_pool1d,
@@ -105,6 +111,7 @@ __all__ = [
     "argmax",
     "avg_pool1d",
     "avg_pool2d",
+    "batch_norm",
     "concatenate",
     "conv1d",
     "conv2d",
@@ -126,8 +133,10 @@ __all__ = [
     "getitem",
     "greater",
     "greater_equal",
+    "group_norm",
     "hardswish",
     "interpolate",
+    "layer_norm",
     "leaky_relu",
     "less",
     "less_equal",
@@ -155,6 +164,7 @@ __all__ = [
     "relu",
     "relu6",
     "reshape",
+    "rms_norm",
     "rotary_embedding",
     "scaled_dot_product_attention",
     "self_attention",

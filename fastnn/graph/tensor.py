@@ -7,7 +7,7 @@ graph is what can be reached from the outputs, in the order in which the tensors
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -151,6 +151,7 @@ class Trace:
         self.path: list[str] = []          # names of the modules that are being called, outermost first
         self.kinds: list[str] = []         # and their class names
         self.parameters: dict[int, Tensor] = {}
+        self.updates: list[tuple[Tensor, Callable]] = []    # (result, its place → what updates buffers with it)
         self.dropouts = 0
         self.transforms = 0                # random ones of fastnn.data.transforms
 

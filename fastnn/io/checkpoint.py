@@ -1,6 +1,6 @@
 """Checkpoints: all that a training needs to go on bit for bit, in one safetensors file.
 
-    model.NAME              parameters
+    model.NAME              parameters and buffers
     optimizer.SLOT.NAME     the optimizer's state of each parameter
     callback.K.NAME         arrays of the K-th callback's state, such as the best parameters so far
     metadata                "fastnn.checkpoint": JSON; and the architecture, so that the file describes its model
@@ -53,7 +53,7 @@ def save(trainer: Trainer, path) -> None:
     trainer._refresh()
     memory, model = trainer._memory, trainer.model
     named = list(model.named_parameters())
-    tensors = {f"model.{name}": np.array(p.data) for name, p in named}
+    tensors = {f"model.{name}": array for name, array in model.state_dict().items()}
     for slot, data in memory.slots.items():
         for name, p in named:
             array = data[p.offset : p.offset + 4 * p.size].view(np.float32).reshape(p.shape)

@@ -1,6 +1,6 @@
 """Layers, losses and initialisers, with PyTorch's names."""
 
-from ..parameter import Parameter
+from ..parameter import Buffer, Parameter
 from . import init
 from .activations import (
     ELU,
@@ -32,6 +32,7 @@ from .losses import (
     SmoothL1Loss,
 )
 from .module import Module
+from .norm import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RMSNorm
 from .pool import (
     AdaptiveAvgPool2d,
     AvgPool1d,
@@ -52,7 +53,10 @@ __all__ = [
     "AdaptiveAvgPool2d",
     "AvgPool1d",
     "AvgPool2d",
+    "BatchNorm1d",
+    "BatchNorm2d",
     "BCEWithLogitsLoss",
+    "Buffer",
     "Conv1d",
     "Conv2d",
     "ConvTranspose2d",
@@ -68,11 +72,13 @@ __all__ = [
     "GELU",
     "GlobalAvgPool",
     "GRU",
+    "GroupNorm",
     "Hardswish",
     "HuberLoss",
     "Identity",
     "init",
     "L1Loss",
+    "LayerNorm",
     "LeakyReLU",
     "LearnedPositionalEmbedding",
     "Linear",
@@ -92,6 +98,7 @@ __all__ = [
     "ReLU",
     "ReLU6",
     "RNN",
+    "RMSNorm",
     "RotaryEmbedding",
     "Sequential",
     "Sigmoid",

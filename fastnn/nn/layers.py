@@ -107,4 +107,4 @@ class Dropout(Module):
 
     def forward(self, x):
         """Any shape."""
-        return F.dropout(x, self.p)
+        return F.dropout(x, self.p, None if self.training else False)

@@ -10,12 +10,14 @@ import numpy as np
 
 from ..engine import threads
 from ..graph.tensor import constant, current
-from ..parameter import Arena, Parameter
+from ..parameter import Arena, Buffer, Parameter
 from . import describe
 
 CACHED_PROGRAMS = 16
 # Counts every parameter or submodule set anywhere, so that what was read off the tree need not be read again.
 _edits = [0]
+# Counts every call of train() or eval() anywhere.
+_modes = [0]
 
 
 class Module:
@@ -30,6 +32,7 @@ class Module:
         # The constructor's arguments are the architecture that save() writes.
         self.__dict__.update(_init=(args, kwargs), _parameters={}, _modules={}, _compiled=OrderedDict(), _name="")
         self.__dict__.update(_buffers=[], _arena=None, _arena_edits=-1, _tree=None, _sets=0, _fast=None, metadata={})
+        self.__dict__["training"] = True
         return self
 
     def __init_subclass__(cls, **kwargs):
@@ -40,17 +43,23 @@ class Module:
         pass
 
     def __setattr__(self, name: str, value: Any) -> None:
+        held = self.__dict__.get(name)
+        if isinstance(held, Buffer) and isinstance(value, (np.ndarray, np.generic, int, float, list)):
+            held.data = value
+            return
         # What forward stores while it is traced is no change of the model.
         if current() is None and name != "metadata" and self.__dict__.get(name, self) is not value:
             self.__dict__["_sets"] += 1
             _edits[0] += 1
         for registry, kind in ((self._parameters, Parameter), (self._modules, Module)):
-            if isinstance(value, kind):
+            if isinstance(value, kind) and not isinstance(value, Buffer):
                 registry[name] = value              # one that is replaced keeps its place in the order
             else:
                 registry.pop(name, None)
         if isinstance(value, Module):
             value.__dict__["_name"] = name
+        if isinstance(value, Buffer) and name not in self._buffers:
+            self._buffers.append(name)
         self.__dict__[name] = value
 
     def __delattr__(self, name: str) -> None:
@@ -137,6 +146,24 @@ class Module:
         is an embedding."""
         return any(module.takes_integers() for module in self._modules.values())
 
+    # -- modes ------------------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> Module:
+        """Let this module and all below it behave in training programs as in training (the default).
+
+        `model(X)` is inference and `Trainer` trains whatever the mode: `model.eval()` need not be called to predict. A
+        part of a model in eval mode stays as in inference while the rest is trained: no dropout, running statistics
+        used and not moved.
+        """
+        _modes[0] += 1
+        for _, module in self.named_modules():
+            module.__dict__["training"] = bool(mode)
+        return self
+
+    def eval(self) -> Module:
+        """train(False)."""
+        return self.train(False)
+
     # -- parameters -------------------------------------------------------------------------------------------
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
@@ -159,7 +186,8 @@ class Module:
         return (parameter for _, parameter in self.named_parameters())
 
     def register_buffer(self, name: str, value: np.ndarray) -> None:
-        """Keep an array that is saved but not learned, in its own dtype. To change it, set it anew."""
+        """Keep an array that is saved but not learned, in its own dtype. To change it, set it anew; for one that
+        programs write themselves, set an attribute to a `Buffer`."""
         if name not in self._buffers:
             self._buffers.append(name)
         setattr(self, name, value)
@@ -168,7 +196,19 @@ class Module:
         """The buffers of this module and of all below it, with their dotted names."""
         for prefix, module in self.named_modules():
             for name in module._buffers:
-                yield (f"{prefix}.{name}" if prefix else name), getattr(module, name)
+                value = getattr(module, name)
+                yield (f"{prefix}.{name}" if prefix else name), value.data if isinstance(value, Buffer) else value
+
+    def named_tensors(self) -> Iterator[tuple[str, Parameter]]:
+        """All that lies in the arena: parameters, then buffers that programs write; each once."""
+        yield from self.named_parameters()
+        seen: set[int] = set()
+        for prefix, module in self.named_modules():
+            for name in module._buffers:
+                buffer = getattr(module, name)
+                if isinstance(buffer, Buffer) and id(buffer) not in seen:
+                    seen.add(id(buffer))
+                    yield (f"{prefix}.{name}" if prefix else name), buffer
 
     def num_parameters(self) -> int:
         """Numbers learned, in all."""
@@ -178,10 +218,11 @@ class Module:
         """The block that holds exactly this model's parameters; they are moved into a new one if need be."""
         if self._arena is not None and self._arena_edits == _edits[0]:
             return self._arena
-        parameters = list(self.parameters())
-        arena = parameters[0].arena if parameters else self._arena
-        if arena is None or not arena.holds(parameters):
-            arena = Arena(parameters)
+        tensors = [tensor for _, tensor in self.named_tensors()]
+        arena = tensors[0].arena if tensors else self._arena
+        if arena is None or not arena.holds(tensors):
+            buffers = [t for t in tensors if isinstance(t, Buffer)]
+            arena = Arena(tensors[: len(tensors) - len(buffers)], buffers)
             _edits[0] += 1                          # other models may have lost parameters to this arena
         tree = [(module, module._sets) for _, module in self.named_modules()]
         if self._tree is not None and tree != self._tree:
@@ -239,7 +280,11 @@ class Module:
                 continue
             if name in buffers:
                 owner, _, attribute = name.rpartition(".")
-                setattr(dict(self.named_modules())[owner], attribute, np.array(state[name]))
+                module = dict(self.named_modules())[owner]
+                if isinstance(getattr(module, attribute), Buffer):
+                    getattr(module, attribute).data = state[name]
+                else:
+                    setattr(module, attribute, np.array(state[name]))
             else:
                 parameter.data = state[name]
 

@@ -79,6 +79,7 @@ from . import (  # noqa: E402, F401
     generation,
     linalg,
     loss,
+    norm,
     numpy_op,
     pool,
     quantized,

@@ -35,7 +35,7 @@ def to_onnx(model: Module, shapes: Sequence[tuple[int, ...]], several: bool, bat
     twin = _trace(model, shapes, TWIN_BATCH) if batch_size is None else graph
     if [node.op for node in graph.nodes] != [node.op for node in twin.nodes]:
         raise ValueError("the model computes otherwise for another batch size: give export_onnx a batch_size")
-    names = {id(p): name for name, p in model.named_parameters()}
+    names = {id(p): name for name, p in model.named_tensors()}
     return Writer(graph, twin, names, several).model()
 
 
