@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from . import layout
+from . import fold, layout
 from .graph import Graph, is_borrowed, root
 from .ops import apply, item
 from .ops.linalg import ACTIVATION, GRADIENT
@@ -159,13 +159,14 @@ def shared_packs() -> Rule:
 
 # Those that serve any machine: exported C uses them, too.
 PORTABLE: tuple[Rule, ...] = (
+    *fold.PORTABLE,
     product_bias,
     product_activation,
     product_activation_saving,
     product_activation_gradient,
     scalar_operand,
 )
-RULES: tuple[Rule, ...] = (*PORTABLE, embedding_gradient_sum, pack_transposed)
+RULES: tuple[Rule, ...] = (*fold.TRAINING, *PORTABLE, embedding_gradient_sum, pack_transposed)
 
 
 def rewrite(graph: Graph, rule: Rule) -> Graph:
