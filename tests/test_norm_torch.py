@@ -10,13 +10,14 @@ from fastnn.graph.compile import Compiled
 from fastnn.graph.tensor import Out
 
 torch = pytest.importorskip("torch")
+torch.set_num_threads(1)                    # the arrays are tiny
 RNG = np.random.default_rng(5)
 
 
 def images(n):
     return [n.Conv2d(3, 9, 3, padding=1), n.BatchNorm2d(9), n.ReLU(), n.Conv2d(9, 8, 3),
-            n.BatchNorm2d(8, momentum=None), n.ReLU(), n.Conv2d(8, 6, 3, groups=2, bias=False), n.GroupNorm(3, 6), n.ReLU(), n.Flatten(),
-            n.Linear(96, 4)]  # fmt: skip
+            n.BatchNorm2d(8, momentum=None), n.ReLU(), n.Conv2d(8, 6, 3, groups=2, bias=False), n.GroupNorm(3, 6),
+            n.ReLU(), n.Flatten(), n.Linear(96, 4)]  # fmt: skip
 
 
 def vectors(n):
