@@ -95,12 +95,12 @@ cdef inline void max_pixel(int64_t rows, int64_t cols, float *y, void *at, bint 
     while j + 4 * VL <= c:
         max_window(4 * VL, rows, cols, y + j, at, wide, pixel + j, x + j, x_row, x_col, tap, k_w)
         j += 4 * VL
-    while j + VL <= c:
-        max_window(VL, rows, cols, y + j, at, wide, pixel + j, x + j, x_row, x_col, tap, k_w)
-        j += VL
-    while j < c:
-        max_window(1, rows, cols, y + j, at, wide, pixel + j, x + j, x_row, x_col, tap, k_w)
-        j += 1
+    while 2 * VL > 16 and j + 2 * VL <= c:
+        max_window(2 * VL, rows, cols, y + j, at, wide, pixel + j, x + j, x_row, x_col, tap, k_w)
+        j += 2 * VL
+    # A width of up to 16 that is known when it is compiled would be unrolled and not vectorised.
+    if j < c:
+        max_window(<int>(c - j), rows, cols, y + j, at, wide, pixel + j, x + j, x_row, x_col, tap, k_w)
 
 
 # ptr: y, taps or NULL, x; size: n, h, w, y h, y w, c, kernel h, w, stride h, w, dilation h, w, padding h, w (before).
