@@ -9,7 +9,8 @@ from test_fuse import check, graph_of, ops, unchanged
 from fastnn import Trainer, nn, optim
 from fastnn import functional as F  # noqa: N812
 from fastnn.graph import layout as rules
-from fastnn.graph.fuse import fuse
+from fastnn.graph.autodiff import gradients
+from fastnn.graph.fuse import RULES, fuse
 
 FIRST, LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 IMAGES = (2, 4, 5, 3)
@@ -145,3 +146,25 @@ def test_a_dropout_that_sank_draws_the_mask_of_its_gradient():
     kept = gradient.reshape(3) / per_pixel
     assert np.allclose(kept, np.round(kept), atol=1e-4) and 5 < kept.min() and kept.max() < 35
     assert trainer.step(x, t) == pytest.approx(float((2 * per_pixel * kept).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("function", [F.relu, F.tanh], ids=["relu", "tanh"])
+@pytest.mark.parametrize("kernel, stride", [(2, 2), (3, 2)])
+def test_an_activations_gradient_goes_before_unpooling(function, kernel, stride):
+    def loss(x, w, v):
+        y = F.max_pool2d(function(F.conv2d(x, w, padding=1)), kernel, stride)
+        return gradients(F.sum(F.conv2d(y, v)), [w, v])
+
+    graph = graph_of(loss, (3, 2, 9, 8), (5, 2, 3, 3), (4, 5, 2, 2))
+    others = tuple(rule for rule in RULES if rule.__name__ != "activation_gradient_before_unpooling")
+    before, after = fuse(graph, others), fuse(graph)
+    # Where the maxima lie, the derivative joins the convolution behind the pooling.
+    assert ops(before).count("unary_grad") == 1 and "unary_grad" not in ops(after)
+    unchanged(before, after)
+
+
+def test_the_usual_network_permutes_and_activates_small_arrays_only():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 5, 3, padding=1),
+                          nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(20, 3))
+    found = training_ops(model, np.ones((23, 1, 8, 8), np.float32))
+    assert found.count("transpose") == 2 and found.count("unary_grad") == 1 and "unary" not in found

@@ -84,6 +84,22 @@ def product_activation_gradient(node: Tensor, uses: Counter[int]) -> Tensor | No
     return apply(product.op, *product.inputs, saved, **attrs)
 
 
+def activation_gradient_before_unpooling(node: Tensor, uses: Counter[int]) -> Tensor | None:
+    """act'(y)·unpool(dp) → unpool(act'(pool y)·dp): the derivative where the maxima lie, on as many pixels as there are
+    maxima, where it may join the product that gives dp. For activations whose gradient reads their result."""
+    if node.op != "unary_grad" or KINDS[node.attrs["kind"]].saved != "y":
+        return None
+    unpooled, y = node.inputs
+    if unpooled.op != "max_pool2d_grad" or uses[unpooled.id] != 1:
+        return None
+    dp, taps = unpooled.inputs
+    if taps.op != "item" or taps.inputs[0].inputs[0] is not y:
+        return None
+    inner = apply("unary_grad", dp, taps.inputs[0], **node.attrs)
+    inner.layer = node.layer
+    return apply("max_pool2d_grad", inner, taps, **unpooled.attrs)
+
+
 def scalar_operand(node: Tensor, uses: Counter[int]) -> Tensor | None:
     """One number expanded to a whole array, only to be multiplied → read as one number."""
     if node.op != "binary":
@@ -163,6 +179,7 @@ PORTABLE: tuple[Rule, ...] = (
     product_bias,
     product_activation,
     product_activation_saving,
+    activation_gradient_before_unpooling,
     product_activation_gradient,
     scalar_operand,
 )
