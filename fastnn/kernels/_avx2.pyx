@@ -25,6 +25,8 @@ cdef extern from "immintrin.h":
     vec vsqrt "_mm256_sqrt_ps"(vec x) noexcept nogil
     vec vmax "_mm256_max_ps"(vec a, vec b) noexcept nogil                    # NaN: b
     vec vand "_mm256_and_ps"(vec a, vec b) noexcept nogil
+    vec vor "_mm256_or_ps"(vec a, vec b) noexcept nogil
+    vec blend "_mm256_blendv_ps"(vec other, vec x, vec choose) noexcept nogil
     vec cmp_ps "_mm256_cmp_ps"(vec a, vec b, const int op) noexcept nogil
     mask_t set1_epi32 "_mm256_set1_epi32"(int x) noexcept nogil
     mask_t iota "_mm256_setr_epi32"(int a, int b, int c, int d, int e, int f, int g, int h) noexcept nogil
@@ -36,6 +38,8 @@ cdef extern from "immintrin.h":
     vec unpackhi "_mm256_unpackhi_ps"(vec a, vec b) noexcept nogil
     vec shuffle "_mm256_shuffle_ps"(vec a, vec b, const int order) noexcept nogil
     int NOT_LE "_CMP_NLE_UQ"
+    int GREATER "_CMP_GT_OQ"
+    int UNORDERED "_CMP_UNORD_Q"
 
 # Register tiles: MRx rows by x vectors, x <= NV. 12 accumulators, x vectors of B, one broadcast.
 cdef enum:
@@ -71,6 +75,13 @@ cdef inline vec vdiv_add(vec a, vec b, vec c) noexcept nogil:
 # x where not s <= 0, else 0: the gradient of relu.
 cdef inline vec vgate(vec s, vec x) noexcept nogil:
     return vand(cmp_ps(s, vzero(), NOT_LE), x)
+
+
+# Where v > best, or v is NaN: best = v and tag = t.
+cdef inline void vtake(vec v, vec t, vec *best, vec *tag) noexcept nogil:
+    cdef vec take = vor(cmp_ps(v, best[0], GREATER), cmp_ps(v, v, UNORDERED))
+    best[0] = blend(best[0], v, take)
+    tag[0] = blend(tag[0], t, take)
 
 
 # Four floats from each of VL/4 rows, `ld` floats apart.

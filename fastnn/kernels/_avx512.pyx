@@ -27,6 +27,7 @@ cdef extern from "immintrin.h":
     vec vmax "_mm512_max_ps"(vec a, vec b) noexcept nogil                    # NaN: b
     mask_t cmp_mask "_mm512_cmp_ps_mask"(vec a, vec b, const int op) noexcept nogil
     vec maskz_mov "_mm512_maskz_mov_ps"(mask_t mask, vec x) noexcept nogil
+    vec mask_mov "_mm512_mask_mov_ps"(vec other, mask_t mask, vec x) noexcept nogil
     vec128 load128 "_mm_loadu_ps"(const float *p) noexcept nogil
     vec cast128 "_mm512_castps128_ps512"(vec128 x) noexcept nogil
     vec insert128 "_mm512_insertf32x4"(vec a, vec128 b, const int lane) noexcept nogil
@@ -34,6 +35,8 @@ cdef extern from "immintrin.h":
     vec unpackhi "_mm512_unpackhi_ps"(vec a, vec b) noexcept nogil
     vec shuffle "_mm512_shuffle_ps"(vec a, vec b, const int order) noexcept nogil
     int NOT_LE "_CMP_NLE_UQ"
+    int GREATER "_CMP_GT_OQ"
+    int UNORDERED "_CMP_UNORD_Q"
 
 # Register tiles: MRx rows by x vectors, x <= NV. 24 to 28 accumulators, x vectors of B, one broadcast.
 cdef enum:
@@ -68,6 +71,13 @@ cdef inline vec vdiv_add(vec a, vec b, vec c) noexcept nogil:
 # x where not s <= 0, else 0: the gradient of relu.
 cdef inline vec vgate(vec s, vec x) noexcept nogil:
     return maskz_mov(cmp_mask(s, vzero(), NOT_LE), x)
+
+
+# Where v > best, or v is NaN: best = v and tag = t.
+cdef inline void vtake(vec v, vec t, vec *best, vec *tag) noexcept nogil:
+    cdef mask_t take = cmp_mask(v, best[0], GREATER) | cmp_mask(v, v, UNORDERED)
+    best[0] = mask_mov(best[0], take, v)
+    tag[0] = mask_mov(tag[0], take, t)
 
 
 # Four floats from each of VL/4 rows, `ld` floats apart.

@@ -29,6 +29,10 @@ cdef extern from "emmintrin.h":
     vec vsqrt "_mm_sqrt_ps"(vec x) noexcept nogil
     vec vmax "_mm_max_ps"(vec a, vec b) noexcept nogil                       # NaN: b
     vec vand "_mm_and_ps"(vec a, vec b) noexcept nogil
+    vec vor "_mm_or_ps"(vec a, vec b) noexcept nogil
+    vec vandnot "_mm_andnot_ps"(vec a, vec b) noexcept nogil                 # not a, and b
+    vec cmpgt_ps "_mm_cmpgt_ps"(vec a, vec b) noexcept nogil
+    vec cmpunord "_mm_cmpunord_ps"(vec a, vec b) noexcept nogil
     vec unpacklo "_mm_unpacklo_ps"(vec a, vec b) noexcept nogil
     vec unpackhi "_mm_unpackhi_ps"(vec a, vec b) noexcept nogil
     vec shuffle "_mm_shuffle_ps"(vec a, vec b, const int order) noexcept nogil
@@ -87,6 +91,13 @@ cdef inline vec vdiv_add(vec a, vec b, vec c) noexcept nogil:
 # x where not s <= 0, else 0: the gradient of relu.
 cdef inline vec vgate(vec s, vec x) noexcept nogil:
     return vand(cmpnle(s, vzero()), x)
+
+
+# Where v > best, or v is NaN: best = v and tag = t.
+cdef inline void vtake(vec v, vec t, vec *best, vec *tag) noexcept nogil:
+    cdef vec take = vor(cmpgt_ps(v, best[0]), cmpunord(v, v))
+    best[0] = vor(vand(take, v), vandnot(take, best[0]))
+    tag[0] = vor(vand(take, t), vandnot(take, tag[0]))
 
 
 # Four floats from each of VL/4 rows, `ld` floats apart.

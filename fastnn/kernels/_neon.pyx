@@ -29,6 +29,8 @@ cdef extern from "arm_neon.h":
     vec vsqrt "vsqrtq_f32"(vec x) noexcept nogil
     vec vmax "vmaxq_f32"(vec a, vec b) noexcept nogil                        # NaN: NaN
     bits cle "vcleq_f32"(vec a, vec b) noexcept nogil
+    bits cgt "vcgtq_f32"(vec a, vec b) noexcept nogil
+    bits ceq "vceqq_f32"(vec a, vec b) noexcept nogil
     vec zip1 "vzip1q_f32"(vec a, vec b) noexcept nogil
     vec zip2 "vzip2q_f32"(vec a, vec b) noexcept nogil
     half high "vget_high_f32"(vec x) noexcept nogil
@@ -91,6 +93,13 @@ cdef inline vec vdiv_add(vec a, vec b, vec c) noexcept nogil:
 # x where not s <= 0, else 0: the gradient of relu.
 cdef inline vec vgate(vec s, vec x) noexcept nogil:
     return select(cle(s, vzero()), vzero(), x)
+
+
+# Where v > best, or v is NaN: best = v and tag = t.
+cdef inline void vtake(vec v, vec t, vec *best, vec *tag) noexcept nogil:
+    cdef bits more = cgt(v, best[0]), number = ceq(v, v)
+    best[0] = select(number, select(more, v, best[0]), v)
+    tag[0] = select(number, select(more, t, tag[0]), t)
 
 
 # Four floats from each of VL/4 rows, `ld` floats apart.

@@ -15,46 +15,7 @@
 from libc.stdint cimport int32_t, uint8_t
 from libc.string cimport memset
 
-cdef struct MaxPool:
-    int64_t h               # extents of x and y
-    int64_t w
-    int64_t y_h
-    int64_t y_w
-    int64_t c
-    int64_t k_h
-    int64_t k_w
-    int64_t s_h
-    int64_t s_w
-    int64_t d_h
-    int64_t d_w
-    int64_t p_h
-    int64_t p_w
-
-
-cdef inline void max_pool_of(MaxPool *m, const int64_t *size) noexcept nogil:
-    m.h = size[1]
-    m.w = size[2]
-    m.y_h = size[3]
-    m.y_w = size[4]
-    m.c = size[5]
-    m.k_h = size[6]
-    m.k_w = size[7]
-    m.s_h = size[8]
-    m.s_w = size[9]
-    m.d_h = size[10]
-    m.d_w = size[11]
-    m.p_h = size[12]
-    m.p_w = size[13]
-
-
-# The taps [lo, hi) of the window that begins at `start` and lie inside an axis.
-cdef inline void taps_inside(int64_t start, int64_t extent, int64_t taps, int64_t gap, int64_t *lo,
-                             int64_t *hi) noexcept nogil:
-    lo[0] = 0 if start >= 0 else (-start + gap - 1) // gap
-    hi[0] = taps if start + (taps - 1) * gap < extent else (extent - start + gap - 1) // gap
-    if hi[0] < lo[0]:
-        hi[0] = lo[0]
-
+include "max_pool.pxi"
 
 # `width` channels of one window of rows × cols taps, the first of which is number `tap`; at: NULL if nobody asks.
 # width, and rows and cols of common windows, are literals.
@@ -117,6 +78,11 @@ cdef void max_pool2d(const Instr *ins, const Context *ctx, int tid, int nthreads
     for row in range(row_lo, row_hi):
         image = <const float*>ins.ptr[2] + row // m.y_h * m.h * m.w * m.c
         i = row % m.y_h
+        if m.c % VL == 0 and not wide:
+            pixel = row * m.y_w * m.c
+            max_pool_row(&m, <float*>ins.ptr[0] + pixel, <uint8_t*>ins.ptr[1] + pixel if ins.ptr[1] != NULL else NULL,
+                         image, i)
+            continue
         top = i * m.s_h - m.p_h
         taps_inside(top, m.h, m.k_h, m.d_h, &u_lo, &u_hi)
         for j in range(m.y_w):
@@ -175,6 +141,10 @@ cdef void max_pool2d_grad(const Instr *ins, const Context *ctx, int tid, int nth
             if u % m.d_h == 0:
                 u //= m.d_h
                 y_row = (row // m.h * m.y_h + i) * m.y_w
+                if m.c % VL == 0 and not wide:
+                    unpool_row(&m, dx, dy + y_row * m.c, <const uint8_t*>ins.ptr[2] + y_row * m.c, u, alone)
+                    i += 1
+                    continue
                 for j in range(m.y_w):
                     left = j * m.s_w - m.p_w
                     taps_inside(left, m.w, m.k_w, m.d_w, &v_lo, &v_hi)
