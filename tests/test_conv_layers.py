@@ -168,7 +168,7 @@ def test_arguments_that_do_not_fit(make, words):
         (nn.Conv2d(3, 8, 3, padding=1, dilation=3), (2, 3, 4, 9), ["covers 7", "height 4", "at least 5"]),
         (nn.Conv2d(3, 8, 3), (2, 3), ["(n, channels, h, w)", "(2, 3)"]),
         (nn.Conv1d(3, 8, 3), (2, 4, 9), ["layer '0' (Conv1d)", "(n, 3, length)", "(2, 4, 9)"]),
-        (nn.Conv1d(3, 8, 3), (2, 3, 2), ["covers 3", "width 2", "at least 3"]),
+        (nn.Conv1d(3, 8, 3), (2, 3, 2), ["covers 3", "length 2", "at least 3"]),
         (nn.ConvTranspose2d(3, 8, 3), (2, 8, 4, 4), ["layer '0' (ConvTranspose2d)", "3 channels", "(2, 8, 4, 4)"]),
         (nn.ConvTranspose2d(3, 8, 1, padding=2), (2, 3, 4, 4), ["padding (2, 2)", "nothing"]),
     ],

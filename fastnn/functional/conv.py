@@ -71,7 +71,7 @@ def _apply_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dims, 
         weight = ops.apply("reshape", weight, shape=(o, per_group, 1, weight.shape[2]))
     around = _padding(padding, weight.shape[2:], stride, dilation)
     return on_image(
-        _convolution, x, dims, weight, bias, stride=stride, padding=around, dilation=dilation, groups=groups
+        _convolution, x, dims, weight, bias, dims, stride=stride, padding=around, dilation=dilation, groups=groups
     )
 
 
@@ -87,10 +87,10 @@ def _padding(padding, kernel, stride, dilation) -> tuple[int, int, int, int]:
     return (total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2)
 
 
-def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *, stride, padding, dilation, groups) -> Tensor:
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, dims: int, *, stride, padding, dilation, groups):
     """x (n, h, w, c), weight OIHW → (n, h', w', o), by the algorithm of the table in graph/ops/conv.py."""
     kernel = weight.shape[2:]
-    for axis, name in enumerate(("height", "width")):
+    for axis, name in enumerate(("height", "width" if dims == 2 else "length")):
         before, after = padding[2 * axis : 2 * axis + 2]
         if output_extent(x.shape[1 + axis], kernel[axis], stride[axis], before, after, dilation[axis]) < 1:
             covered, extent = dilation[axis] * (kernel[axis] - 1) + 1, x.shape[1 + axis]
