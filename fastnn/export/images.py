@@ -29,6 +29,60 @@ def conv2d_data(w: Writer, node: Tensor) -> Lines:
     return _convolution(w, node, (taps_h, taps_w), (groups, o, c), strides, _scattered)
 
 
+def depthwise_conv2d(w: Writer, node: Tensor) -> Lines:
+    """y = act(bias + Σ x[pixel·stride + tap·dilation - padding]·weight[tap]), every channel by itself."""
+    taps_h, taps_w, _, c = node.inputs[1].shape
+    strides = (("a", taps_w * c), ("b", c), ("g", 1))
+    return _convolution(w, node, (taps_h, taps_w), (c, 1, 1), strides, _gathered)
+
+
+def _short(**extents: int) -> dict[str, tuple[str, int]]:
+    """Index names with their extents; "0" where there is nothing to count."""
+    return {name: ("0" if extent == 1 else name, extent) for name, extent in extents.items()}
+
+
+def max_pool2d(w: Writer, node: Tensor) -> Lines:
+    """y = the largest of the window's pixels inside the image."""
+    (x,) = node.inputs
+    attrs = node.attrs
+    n, height, width, c = node.shape
+    taps = _short(a=attrs["kernel"][0], b=attrs["kernel"][1])
+    pixels = _short(s=n, i=height, j=width, q=c)
+    name = {key: value[0] for key, value in {**taps, **pixels}.items()}
+    read = w.at(x, (name["s"], x.size // n), ("row", x.shape[2] * c), ("column", c), (name["q"], 1))
+    body = [
+        f"const float value = {read};",
+        "best = ((seen == 0) || (value > best) || (value != value)) ? value : best;",
+        "seen = 1;",
+    ]
+    windows = zip(("column", "row"), (name["j"], name["i"]), ("b", "a"), (1, 0), strict=True)
+    for position, pixel, tap, axis in windows:
+        body = _window(position, pixel, name[tap], node, axis, attrs["kernel"][axis], attrs["padding"][axis], body)
+        body = loops([taps[tap]], body)
+    y = w.at(node, (name["s"], node.size // n), (name["i"], width * c), (name["j"], c), (name["q"], 1))
+    return loops(list(pixels.values()), ["float best = 0.0f;", "int32_t seen = 0;", *body, f"{y} = best;"])
+
+
+def resample2d(w: Writer, node: Tensor) -> Lines:
+    """y = Σ over a window of x, each pixel with the weight of its row and of its column."""
+    x, spans_h, weight_h, spans_w, weight_w = node.inputs
+    n, height, width, c = node.shape
+    pixels = _short(s=n, i=height, j=width, q=c)
+    s, i, j, q = (value[0] for value in pixels.values())
+    # Windows of one pixel need no loop.
+    short_h, short_w = ("0" if table.shape[1] == 1 else name for name, table in (("a", weight_h), ("b", weight_w)))
+    first_h, count_h = w.at(spans_h, (i, 2)), w.at((spans_h, 0, 1), (i, 2))
+    first_w, count_w = w.at(spans_w, (j, 2)), w.at((spans_w, 0, 1), (j, 2))
+    read = w.at(x, (s, x.size // n), ("row", x.shape[2] * c), ("column", c), (q, 1))
+    row_weight = w.at(weight_h, (i, weight_h.shape[1]), (short_h, 1))
+    column_weight = w.at(weight_w, (j, weight_w.shape[1]), (short_w, 1))
+    plus_h, plus_w = (f" + {name}" if name != "0" else "" for name in (short_h, short_w))
+    body = [f"const int32_t column = {first_w}{plus_w};", f"sum += {row_weight} * {column_weight} * {read};"]
+    body = [f"const int32_t row = {first_h}{plus_h};", *loops([(short_w, count_w)], body)]
+    y = w.at(node, (s, node.size // n), (i, width * c), (j, c), (q, 1))
+    return loops(list(pixels.values()), ["float sum = 0.0f;", *loops([(short_h, count_h)], body), f"{y} = sum;"])
+
+
 def _convolution(w: Writer, node: Tensor, taps, channels, weight_strides, position) -> Lines:
     """channels: groups, channels out and channels in of a group. position: along one axis, what a tap reads."""
     x, weight = node.inputs[:2]
@@ -56,9 +110,13 @@ def _convolution(w: Writer, node: Tensor, taps, channels, weight_strides, positi
 
 def _gathered(name: str, pixel: str, tap: str, node: Tensor, axis: int, body: Lines) -> Lines:
     """`body` for the pixel of the input that a tap reads, where there is one."""
+    return _window(name, pixel, tap, node, axis, node.inputs[1].shape[axis], node.attrs["padding"][2 * axis], body)
+
+
+def _window(name: str, pixel: str, tap: str, node: Tensor, axis: int, taps: int, before: int, body: Lines) -> Lines:
     x = node.inputs[0]
-    stride, dilation, before = node.attrs["stride"][axis], node.attrs["dilation"][axis], node.attrs["padding"][2 * axis]
-    last = (node.shape[1 + axis] - 1) * stride + (node.inputs[1].shape[axis] - 1) * dilation - before
+    stride, dilation = node.attrs["stride"][axis], node.attrs["dilation"][axis]
+    last = (node.shape[1 + axis] - 1) * stride + (taps - 1) * dilation - before
     tests = [f"({name} >= 0)"] if before else []
     tests += [f"({name} < {x.shape[1 + axis]})"] if last >= x.shape[1 + axis] else []
     position = f"const int32_t {name} = {index(-before, (pixel, stride), (tap, dilation))};"

@@ -15,7 +15,7 @@ from ..graph.ops.linalg import matrix_extents
 from ..graph.ops.unary import KINDS
 from ..graph.tensor import Tensor, size_of
 from .helpers import BINARY
-from .images import conv2d, conv2d_data
+from .images import conv2d, conv2d_data, depthwise_conv2d, max_pool2d, resample2d
 from .literals import number
 from .writer import Lines, Writer, axes, loops, terms, unary
 
@@ -199,6 +199,11 @@ def _where(w: Writer, call: Instr) -> Lines:
     return loops(extents, [f"{y} = ({c} != 0.0f) ? {a} : {b};"])
 
 
+def _fill(w: Writer, call: Instr) -> Lines:
+    extents = axes(call.sizes)
+    return loops(extents, [f"{w.at(call.ptrs[0], (extents[0][0], 1))} = {number(call.scalars[0])};"])
+
+
 def _unary(w: Writer, call: Instr) -> Lines:
     n, kind = call.sizes
     extents = axes((n,))
@@ -210,6 +215,9 @@ TEMPLATES: dict[str, Callable[[Writer, Tensor], Lines]] = {
     "matmul": matmul,
     "conv2d": conv2d,
     "conv2d_data": conv2d_data,
+    "depthwise_conv2d": depthwise_conv2d,
+    "max_pool2d": max_pool2d,
+    "resample2d": resample2d,
     "softmax": softmax,
     "argmax": argmax,
     "reduce": reduce,
@@ -220,6 +228,7 @@ TEMPLATES: dict[str, Callable[[Writer, Tensor], Lines]] = {
 }
 CALLS: dict[str, Callable[[Writer, Instr], Lines]] = {
     "copy": _copy,
+    "fill": _fill,
     "binary": _binary,
     "where": _where,
     "unary": _unary,

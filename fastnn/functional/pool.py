@@ -108,7 +108,7 @@ def _avg_pool(x: Tensor, *, dims, ceil_mode, include_pad, divisor, dilation, **w
     if divisor is not None:
         rows = Band(rows.spans, rows.weights / np.float32(divisor))
     return resample(
-        x, rows, columns, source="avg_pool2d", ceil_mode=ceil_mode, include_pad=include_pad, divisor=divisor, **windows
+        x, rows, columns, kind="avg_pool2d", ceil_mode=ceil_mode, include_pad=include_pad, divisor=divisor, **windows
     )
 
 
@@ -153,7 +153,7 @@ def _adaptive(x: Tensor, *, size) -> Tensor:
         n, h, w, c = x.shape
         return ops.apply("reshape", reduce(x, "sum", (1, 2), 1 / (h * w)), shape=(n, 1, 1, c))
     rows, columns = (_adaptive_band(x.shape[1 + a], size[a]) for a in (0, 1))
-    return resample(x, rows, columns, source="adaptive_avg_pool2d")
+    return resample(x, rows, columns, kind="adaptive_avg_pool2d")
 
 
 def _apply_adaptive(x: Tensor, size) -> Tensor:
@@ -238,7 +238,7 @@ def _interpolate(x: Tensor, *, size, scale, linear, align_corners) -> Tensor:
     for axis in (0, 1):
         arguments = (x.shape[1 + axis], size[axis], None if scale is None else scale[axis])
         bands.append(_linear_band(*arguments, align_corners) if linear else _nearest_band(*arguments))
-    return resample(x, *bands, source="interpolate", scale=scale, linear=linear, align_corners=align_corners)
+    return resample(x, *bands, kind="interpolate", scale=scale, linear=linear, align_corners=align_corners)
 
 
 def _apply_interpolate(x: Tensor, size, scale_factor, mode, align_corners) -> Tensor:

@@ -175,12 +175,12 @@ cdef inline void weigh(int width, float *y, const float *x, int64_t x_row, int64
         y[l] = sum_[l]
 
 
-# ptr: y, x, spans of rows (y h, 2), their weights (y h, most taps), spans of columns (y w, 2), their weights;
+# ptr: y, x, spans of rows (int32, y h × 2), their weights (y h, most taps), spans of columns (int32, y w × 2), their weights;
 # size: n, h, w, y h, y w, c, most taps of a row, of a column. A span is the first pixel and the number of pixels.
 cdef void resample2d(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
-    cdef const int64_t *span_h = <const int64_t*>ins.ptr[2]
+    cdef const int32_t *span_h = <const int32_t*>ins.ptr[2]
     cdef const float *weight_h = <const float*>ins.ptr[3]
-    cdef const int64_t *span_w = <const int64_t*>ins.ptr[4]
+    cdef const int32_t *span_w = <const int32_t*>ins.ptr[4]
     cdef const float *weight_w = <const float*>ins.ptr[5]
     cdef const float *a
     cdef const float *b

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..tensor import FLOAT, INT8, INT32, Out, Tensor, constant
+from ..tensor import FLOAT, INT8, INT32, Out, Tensor, constant, source
 from . import OPS, ROUGH_FLOPS, Instr, Op, apply, item
 
 
@@ -74,7 +74,7 @@ def band(first, weights, counts=None) -> Band:
     """Of the first pixels (out,) and the weights (out, most); counts: pixels of each output, default all."""
     weights = np.asarray(weights, np.float32)
     counts = np.full(len(weights), weights.shape[1]) if counts is None else counts
-    return Band(np.stack([first, counts], axis=1).astype(np.int64), weights)
+    return Band(np.ascontiguousarray(np.stack([first, counts], axis=1), np.int32), weights)
 
 
 def transposed(forward: Band, extent: int) -> Band:
@@ -94,9 +94,14 @@ def transposed(forward: Band, extent: int) -> Band:
     return band(first, weights, counts)
 
 
-def resample(x: Tensor, rows: Band, columns: Band, **source) -> Tensor:
-    """Both maps applied to the images x. source: what they came from, for those who write the graph elsewhere."""
-    return apply("resample2d", x, *map(constant, (*rows, *columns)), **source)
+def resample(x: Tensor, rows: Band, columns: Band, **attrs) -> Tensor:
+    """Both maps applied to the images x. attrs: what they came from, for those who write the graph elsewhere."""
+    tables = (_table(rows.spans), constant(rows.weights), _table(columns.spans), constant(columns.weights))
+    return apply("resample2d", x, *tables, **attrs)
+
+
+def _table(spans: np.ndarray) -> Tensor:
+    return source("constant", spans.shape, INT32, value=spans)
 
 
 def _resample_infer(inputs, attrs) -> list[Out]:
