@@ -15,6 +15,7 @@ import numpy as np
 
 from ... import functional as F  # noqa: N812
 from ...graph.tensor import INT
+from . import operators_images
 from .static import axes_of, slice_index, target_shape
 
 Attrs = dict[str, Any]
@@ -57,6 +58,8 @@ def _pow(inputs, attrs):
 def _clip(inputs, attrs):
     low, high = (inputs[i] if len(inputs) > i else attrs.get(name) for i, name in ((1, "min"), (2, "max")))
     x = inputs[0]
+    if (low, high) == (0, 6):
+        return F.relu6(x)
     x = x if low is None else F.maximum(x, low)
     return x if high is None else F.minimum(x, high)
 
@@ -277,4 +280,5 @@ OPERATORS: dict[str, Callable[[list, Attrs], Any]] = {
     "ArgMax": _argmax,
     "LayerNormalization": _layer_norm,
     "BatchNormalization": _batch_norm,
+    **operators_images.OPERATORS,
 }

@@ -119,9 +119,12 @@ def parse(model) -> tuple[list[Node], Interface, dict, set[str], dict]:
     parameters: dict[str, np.ndarray] = {}
     constants: dict[str, np.ndarray] = {}
     nodes = []
+    # Factors of sizes are no weights, although they are floats.
+    factors = {name for node in graph.node if node.op_type in ("Resize", "Upsample") for name in node.input[1:]}
     for tensor in graph.initializer:
         value = numpy_helper.to_array(tensor)
-        kind = constants if value.ndim == 0 or value.dtype.kind not in "f" else parameters
+        learned = value.ndim > 0 and value.dtype.kind == "f" and tensor.name not in factors
+        kind = parameters if learned else constants
         kind[tensor.name] = _engine_dtype(value)
     for proto in graph.node:
         attrs = {a.name: _attribute(onnx.helper.get_attribute_value(a)) for a in proto.attribute}

@@ -17,6 +17,7 @@ from ...graph.graph import Graph
 from ...graph.tensor import FLOAT, INT, Tensor, size_of, source, tracing
 from ...nn.module import Module
 from ...parameter import Parameter
+from . import writer_images
 
 OPSET, IR_VERSION = 17, 8
 # Two sizes that no extent of a model is likely to share a factor with.
@@ -62,6 +63,7 @@ class Writer:
         self.twin_outputs = twin.outputs
         self.parameter_names = parameter_names
         self.names: dict[int, str] = {}
+        self.channels_first: dict[int, str] = {}        # of images that are channels last in the graph
         self.nodes: list = []
         self.initializers: list = []
         self.constants: dict[tuple, str] = {}
@@ -86,6 +88,7 @@ class Writer:
             name = _fresh("y" if len(self.graph.outputs) == 1 else f"y{i}", used)
             self.node("Identity", [self.names[node.id]], output=name)
             outputs.append(self._value(name, node, twin))
+        self._drop_unread({value.name for value in outputs})
         self._name_outputs_directly(outputs)
         graph = helper.make_graph(self.nodes, "fastnn", inputs, outputs, self.initializers)
         return helper.make_model(
@@ -95,6 +98,14 @@ class Writer:
             producer_name="fastnn",
             producer_version=__version__,
         )
+
+    def _drop_unread(self, outputs: set[str]) -> None:
+        """Drop nodes that nobody reads: permutations that images turned out not to need."""
+        for node in self.nodes[::-1]:
+            if not outputs.intersection(node.output):
+                self.nodes.remove(node)
+            else:
+                outputs.update(node.input)
 
     def _name_outputs_directly(self, outputs) -> None:
         """Drop an Identity whose operand only it reads, by giving the operand the output's name."""
@@ -218,6 +229,7 @@ UNARY: dict[str, Callable[[Writer, str], str]] = {
     "gelu_tanh": _gelu_tanh,
     "silu": lambda w, x: w.node("Mul", [x, w.node("Sigmoid", [x])]),
     "square": lambda w, x: w.node("Mul", [x, x]),
+    "relu6": lambda w, x: w.node("Clip", [x, w.constant(0.0), w.constant(6.0)]),
 }
 UNARY_NAMES = {
     "relu": "Relu", "leaky_relu": "LeakyRelu", "elu": "Elu", "sigmoid": "Sigmoid", "tanh": "Tanh",
@@ -256,6 +268,9 @@ def _where_op(w: Writer, node: Tensor, twin: Tensor) -> str:
 
 
 def _matmul(w: Writer, node: Tensor, twin: Tensor) -> str:
+    convolution = writer_images.pointwise(w, node)
+    if convolution is not None:
+        return convolution
     a, b = node.inputs[:2]
     names, ta, tb = w.of(node), node.attrs["ta"], node.attrs["tb"]
     if a.ndim == b.ndim == 2:
@@ -322,6 +337,13 @@ def _reduce(w: Writer, node: Tensor, twin: Tensor) -> str:
     return y if factor == 1 else w.node("Mul", [y, w.constant(factor)])
 
 
+def _transpose(w: Writer, node: Tensor, twin: Tensor) -> str:
+    (x,), axes = node.inputs, node.attrs["axes"]
+    if axes == (0, 3, 1, 2) and x.id in w.channels_first:
+        return w.channels_first[x.id]
+    return w.node("Transpose", w.of(node), perm=list(axes))
+
+
 EXPORTERS: dict[str, Callable[[Writer, Tensor, Tensor], str]] = {
     "constant": lambda w, node, twin: w.constant(node.attrs["value"].reshape(node.shape), node.dtype),
     "unary": _unary,
@@ -329,7 +351,7 @@ EXPORTERS: dict[str, Callable[[Writer, Tensor, Tensor], str]] = {
     "where": _where_op,
     "matmul": _matmul,
     "reshape": _reshape,
-    "transpose": lambda w, node, twin: w.node("Transpose", w.of(node), perm=list(node.attrs["axes"])),
+    "transpose": _transpose,
     "expand": _expand,
     "slice": _slice,
     "concatenate": lambda w, node, twin: w.node("Concat", w.of(node), axis=node.attrs["axis"]),
@@ -337,6 +359,10 @@ EXPORTERS: dict[str, Callable[[Writer, Tensor, Tensor], str]] = {
     "reduce": _reduce,
     "softmax": lambda w, node, twin: w.node("LogSoftmax" if node.attrs["log"] else "Softmax", w.of(node), axis=-1),
     "argmax": lambda w, node, twin: w.node("ArgMax", w.of(node), axis=-1, keepdims=0),
+    **writer_images.EXPORTERS,
 }
 # Attributes that may differ between the two batch sizes; the exporters above look at both.
-FOLLOWS_BATCH = {"reshape": {"shape"}, "expand": {"shape"}, "slice": {"slices"}, "reduce": {"factor"}}
+FOLLOWS_BATCH = {
+    "reshape": {"shape"}, "expand": {"shape"}, "slice": {"slices"}, "unslice": {"slices", "shape"},
+    "reduce": {"factor"},
+}  # fmt: skip
