@@ -19,13 +19,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import nn
+from .functional.conv import padding_of
 from .nn.quantized import QMAX, QMIN
 from .parameter import Parameter
+from .unrolled import unrolled
 
 ACTIVATIONS = (
-    nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Hardswish,
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Hardswish,
 )
-SUPPORTED = "Sequential, Linear, Flatten, Dropout, Identity, " + ", ".join(cls.__name__ for cls in ACTIVATIONS)
+PRODUCTS = (nn.Linear, nn.FakeQuantizedLinear, nn.Conv2d, nn.FakeQuantizedConv2d)
+# Layers whose results have the range of their inputs.
+KEEPING = (nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.GlobalAvgPool)
+SUPPORTED = ", ".join(
+    ["Sequential", "Linear", "Conv2d", "Dropout", "Identity", *(cls.__name__ for cls in (*KEEPING, *ACTIVATIONS))]
+)
 # Ranges that the specification prescribes.
 PRESCRIBED = {nn.Sigmoid: (1 / 256, -128), nn.Tanh: (1 / 128, 0)}
 
@@ -44,32 +51,39 @@ class Range:
 
 @dataclass
 class Stage:
-    """One layer of the network with the range of its result; `layer` None is the input itself."""
+    """One layer of the network with the range of its result; `layer` None is the input itself.
+
+    relu: the ReLU or ReLU6 behind a product, which becomes part of it. extent: h and w of an image that comes out.
+    """
 
     name: str
     layer: nn.Module | None
-    relu: bool
+    relu: nn.Module | None
     out: Range
+    extent: tuple[int, ...]
 
 
 def quantize(model: nn.Module, calibration_data) -> nn.Sequential:
     """An 8-bit copy of a trained model.
 
-    model: a Linear, or a Sequential (nested ones too) of Linear, activations, Flatten, Dropout and Identity.
+    model: Linear, Conv2d (with groups, depthwise as well), activations, pooling, Flatten, Dropout and Identity in a
+        Sequential, or called one after another by a module of your own.
     calibration_data: array (n, …) of typical inputs, a few hundred; only ranges are taken from it.
 
-    Returns a Sequential of `nn.Quantize`, `nn.QuantizedLinear`, `nn.Lookup`, …, `nn.Dequantize`: it maps float32
-    arrays to float32 arrays, saves, loads and exports like any model, and computes in integers in between.
+    Returns a Sequential of `nn.Quantize`, `nn.QuantizedConv2d`, `nn.QuantizedLinear`, …, `nn.Dequantize`: it maps
+    float32 arrays to float32 arrays, saves, loads and exports like any model, and computes in integers in between.
     Dropout is left out. Raises ValueError that names the first layer that has no 8-bit form.
     """
     stages = _stages(model, calibration_data)
     layers: list[nn.Module] = [nn.Quantize(stages[0].out.scale, stages[0].out.zero_point)]
     previous = stages[0].out
     for stage in stages[1:]:
-        if isinstance(stage.layer, nn.Linear):
-            layers.append(_linear(stage, previous))
+        if isinstance(stage.layer, PRODUCTS):
+            layers.append(_product(stage, previous))
         elif isinstance(stage.layer, nn.Flatten):
             layers.append(nn.Flatten(stage.layer.start_dim, stage.layer.end_dim))
+        elif isinstance(stage.layer, KEEPING):
+            layers.extend(_pool(stage))
         else:
             layers.append(_lookup(stage, previous))
         previous = stage.out
@@ -88,29 +102,40 @@ def quantization_aware(model: nn.Module, calibration_data) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     for stage in _stages(model, calibration_data):
-        if isinstance(stage.layer, nn.Linear):
+        if isinstance(stage.layer, PRODUCTS):
             old = stage.layer
-            new = nn.FakeQuantizedLinear(old.in_features, old.out_features, bias=old.bias is not None)
+            args, kwargs = old.config()
+            fake = nn.FakeQuantizedLinear if isinstance(old, nn.Linear) else nn.FakeQuantizedConv2d
+            new = fake(*args, **kwargs)
             new.weight = Parameter(old.weight.data)
             if old.bias is not None:
                 new.bias = Parameter(old.bias.data)
             layers.append(new)
-            if stage.relu:
-                layers.append(nn.ReLU())
+            if stage.relu is not None:
+                layers.append(stage.relu)
         elif stage.layer is not None:
             layers.append(stage.layer)
-        if not isinstance(stage.layer, nn.Flatten):
+        if not isinstance(stage.layer, KEEPING):
             layers.append(nn.FakeQuantize(stage.out.scale, stage.out.zero_point))
     result = nn.Sequential(*layers)
     result.metadata = dict(model.metadata)
     return result
 
 
-def _flat(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
+def _flat(model: nn.Module, shape: tuple[int, ...]) -> Iterator[tuple[str, nn.Module]]:
+    """Names and layers one after another; a module of the user's own as the layers that it calls."""
+    layers = list(_nested(model))
+    if all(type(layer).__module__.startswith("fastnn.nn.") for _, layer in layers):
+        yield from layers
+    else:
+        yield from unrolled(model, shape)
+
+
+def _nested(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
     if isinstance(module, nn.Sequential):
         for key, layer in module._modules.items():
-            yield from _flat(layer, f"{name}.{key}" if name else key)
-    elif not isinstance(module, (nn.Dropout, nn.Identity)):
+            yield from _nested(layer, f"{name}.{key}" if name else key)
+    elif not isinstance(module, (nn.Dropout, nn.Dropout2d, nn.Identity)):
         yield name, module
 
 
@@ -125,9 +150,9 @@ def _stages(model: nn.Module, calibration_data) -> list[Stage]:
     if not np.isfinite(x).all():
         raise ValueError("calibration_data must be finite in float32")
     # Layers are called one by one, which would move the parameters of the original.
-    layers = list(_flat(copy.deepcopy(model)))
+    layers = list(_flat(copy.deepcopy(model), x.shape))
     for name, layer in layers:
-        if type(layer) not in (nn.Linear, nn.FakeQuantizedLinear, nn.FakeQuantize, nn.Flatten, *ACTIVATIONS):
+        if type(layer) not in (*PRODUCTS, nn.FakeQuantize, *KEEPING, *ACTIVATIONS):
             hint = "; leave it out: the largest logit is the prediction" if "Softmax" in type(layer).__name__ else ""
             raise ValueError(
                 f"layer {name or '(the model itself)'!r} ({type(layer).__name__}) has no 8-bit form{hint}; "
@@ -145,19 +170,20 @@ def _stages(model: nn.Module, calibration_data) -> list[Stage]:
             return Range(layers[i - 1][1].scale, layers[i - 1][1].zero_point)
         return Range(*prescribed) if prescribed else _range_of(values)
 
-    stages = [Stage("", None, False, ranged(x))]
+    stages = [Stage("", None, None, ranged(x), x.shape[2:])]
     while i < len(layers):
         name, layer = layers[i]
         i += 1
         x = layer(x)
         if not np.isfinite(x).all():
             raise ValueError(f"layer {name!r} ({type(layer).__name__}) gives values that are not finite")
-        relu = isinstance(layer, nn.Linear) and follows(nn.ReLU)
-        if relu:
+        relu = None
+        if isinstance(layer, PRODUCTS) and (follows(nn.ReLU) or follows(nn.ReLU6)):
+            relu = layers[i][1]
             i += 1
-            x = np.maximum(x, 0)
-        out = stages[-1].out if isinstance(layer, nn.Flatten) else ranged(x, PRESCRIBED.get(type(layer)))
-        stages.append(Stage(name, layer, relu, out))
+            x = relu(x)
+        out = stages[-1].out if isinstance(layer, KEEPING) else ranged(x, PRESCRIBED.get(type(layer)))
+        stages.append(Stage(name, layer, relu, out, x.shape[2:]))
     return stages
 
 
@@ -170,26 +196,45 @@ def _range_of(values: np.ndarray) -> Range:
     return Range(scale, int(np.clip(round(QMIN - low / scale), QMIN, QMAX)))
 
 
-def _linear(stage: Stage, previous: Range) -> nn.QuantizedLinear:
+def _product(stage: Stage, previous: Range) -> nn.Module:
     layer, out = stage.layer, stage.out
     weight = np.asarray(layer.weight.data, np.float64)
+    rows = weight.reshape(len(weight), -1)
     bias = np.zeros(len(weight)) if layer.bias is None else np.asarray(layer.bias.data, np.float64)
     # Large enough for the weights, for the bias to fit 30 bits, and for the factor to fit 31.
-    scale = np.abs(weight).max(axis=1) / QMAX
+    scale = np.abs(rows).max(axis=1) / QMAX
     scale = np.maximum(scale, np.abs(bias) / (previous.scale * 2.0**30))
     scale = np.maximum(scale, 1e-30).astype(np.float32)
+    ranges = (previous.scale, previous.zero_point, out.scale, out.zero_point, stage.relu is not None)
     try:
-        result = nn.QuantizedLinear(
-            layer.in_features, layer.out_features, previous.scale, previous.zero_point, out.scale, out.zero_point,
-            relu=stage.relu,
-        )
+        if isinstance(layer, nn.Linear):
+            result = nn.QuantizedLinear(layer.in_features, layer.out_features, *ranges)
+        else:
+            around = padding_of(layer.padding, layer.kernel_size, layer.stride, layer.dilation)
+            result = nn.QuantizedConv2d(
+                layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, around, layer.dilation,
+                layer.groups, *ranges,
+            )  # fmt: skip
     except ValueError as error:
-        raise ValueError(f"layer {stage.name!r} (Linear): {error}") from None
+        raise ValueError(f"layer {stage.name!r} ({type(layer).__name__}): {error}") from None
     wide = scale.astype(np.float64)
-    result.weight = np.clip(np.rint(weight / wide[:, None]), -QMAX, QMAX).astype(np.int8)
+    result.weight = np.clip(np.rint(rows / wide[:, None]), -QMAX, QMAX).astype(np.int8).reshape(weight.shape)
     result.bias = np.clip(np.rint(bias / (previous.scale * wide)), -(2**30), 2**30).astype(np.int32)
     result.weight_scale = scale
     return result
+
+
+def _pool(stage: Stage) -> list[nn.Module]:
+    layer, zero = stage.layer, stage.out.zero_point
+    if isinstance(layer, nn.GlobalAvgPool):
+        return [nn.QuantizedPool2d("adaptive", 1), nn.Flatten()]
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        return [nn.QuantizedPool2d("adaptive", stage.extent)]
+    if getattr(layer, "dilation", 1) not in (1, (1, 1)) or getattr(layer, "divisor_override", None) is not None:
+        raise ValueError(f"layer {stage.name!r} ({type(layer).__name__}): dilation and divisors have no 8-bit form")
+    kind = "max" if isinstance(layer, nn.MaxPool2d) else "mean"
+    counted = kind == "mean" and layer.count_include_pad
+    return [nn.QuantizedPool2d(kind, layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode, counted, zero)]
 
 
 def _lookup(stage: Stage, previous: Range) -> nn.Lookup:

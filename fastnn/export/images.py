@@ -36,7 +36,7 @@ def depthwise_conv2d(w: Writer, node: Tensor) -> Lines:
     return _convolution(w, node, (taps_h, taps_w), (c, 1, 1), strides, _gathered)
 
 
-def _short(**extents: int) -> dict[str, tuple[str, int]]:
+def short(**extents: int) -> dict[str, tuple[str, int]]:
     """Index names with their extents; "0" where there is nothing to count."""
     return {name: ("0" if extent == 1 else name, extent) for name, extent in extents.items()}
 
@@ -46,8 +46,8 @@ def max_pool2d(w: Writer, node: Tensor) -> Lines:
     (x,) = node.inputs
     attrs = node.attrs
     n, height, width, c = node.shape
-    taps = _short(a=attrs["kernel"][0], b=attrs["kernel"][1])
-    pixels = _short(s=n, i=height, j=width, q=c)
+    taps = short(a=attrs["kernel"][0], b=attrs["kernel"][1])
+    pixels = short(s=n, i=height, j=width, q=c)
     name = {key: value[0] for key, value in {**taps, **pixels}.items()}
     read = w.at(x, (name["s"], x.size // n), ("row", x.shape[2] * c), ("column", c), (name["q"], 1))
     body = [
@@ -57,7 +57,7 @@ def max_pool2d(w: Writer, node: Tensor) -> Lines:
     ]
     windows = zip(("column", "row"), (name["j"], name["i"]), ("b", "a"), (1, 0), strict=True)
     for position, pixel, tap, axis in windows:
-        body = _window(position, pixel, name[tap], node, axis, attrs["kernel"][axis], attrs["padding"][axis], body)
+        body = _taken(position, pixel, name[tap], node, axis, attrs["kernel"][axis], attrs["padding"][axis], body)
         body = loops([taps[tap]], body)
     y = w.at(node, (name["s"], node.size // n), (name["i"], width * c), (name["j"], c), (name["q"], 1))
     return loops(list(pixels.values()), ["float best = 0.0f;", "int32_t seen = 0;", *body, f"{y} = best;"])
@@ -67,7 +67,7 @@ def resample2d(w: Writer, node: Tensor) -> Lines:
     """y = Σ over a window of x, each pixel with the weight of its row and of its column."""
     x, spans_h, weight_h, spans_w, weight_w = node.inputs
     n, height, width, c = node.shape
-    pixels = _short(s=n, i=height, j=width, q=c)
+    pixels = short(s=n, i=height, j=width, q=c)
     s, i, j, q = (value[0] for value in pixels.values())
     # Windows of one pixel need no loop.
     short_h, short_w = ("0" if table.shape[1] == 1 else name for name, table in (("a", weight_h), ("b", weight_w)))
@@ -110,15 +110,20 @@ def _convolution(w: Writer, node: Tensor, taps, channels, weight_strides, positi
 
 def _gathered(name: str, pixel: str, tap: str, node: Tensor, axis: int, body: Lines) -> Lines:
     """`body` for the pixel of the input that a tap reads, where there is one."""
-    return _window(name, pixel, tap, node, axis, node.inputs[1].shape[axis], node.attrs["padding"][2 * axis], body)
+    return _taken(name, pixel, tap, node, axis, node.inputs[1].shape[axis], node.attrs["padding"][2 * axis], body)
 
 
-def _window(name: str, pixel: str, tap: str, node: Tensor, axis: int, taps: int, before: int, body: Lines) -> Lines:
-    x = node.inputs[0]
+def _taken(name: str, pixel: str, tap: str, node: Tensor, axis: int, taps: int, before: int, body: Lines) -> Lines:
     stride, dilation = node.attrs["stride"][axis], node.attrs["dilation"][axis]
-    last = (node.shape[1 + axis] - 1) * stride + (taps - 1) * dilation - before
+    outputs, extent = node.shape[1 + axis], node.inputs[0].shape[1 + axis]
+    return window(name, pixel, tap, outputs, extent, taps, stride, dilation, before, body)
+
+
+def window(name, pixel, tap, outputs, extent, taps, stride, dilation, before, body: Lines) -> Lines:
+    """`body` for the pixel of an axis that a tap of a window reads, if it lies inside."""
+    last = (outputs - 1) * stride + (taps - 1) * dilation - before
     tests = [f"({name} >= 0)"] if before else []
-    tests += [f"({name} < {x.shape[1 + axis]})"] if last >= x.shape[1 + axis] else []
+    tests += [f"({name} < {extent})"] if last >= extent else []
     position = f"const int32_t {name} = {index(-before, (pixel, stride), (tap, dilation))};"
     return [position, *_where(tests, body)]
 

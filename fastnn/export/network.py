@@ -61,6 +61,8 @@ class Network:
                 total += node.inputs[0].size * size_of(node.inputs[1].shape[:2]) * node.inputs[1].shape[3]
             elif node.op == "depthwise_conv2d":
                 total += node.size * size_of(node.inputs[1].shape[:2])
+            elif node.op == "quantized_conv2d":
+                total += node.size * size_of(node.inputs[1].shape[1:])
             elif node.op == "quantized_linear":
                 total += node.size * node.inputs[0].shape[-1]
         return total

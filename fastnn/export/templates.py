@@ -16,6 +16,7 @@ from ..graph.ops.unary import KINDS
 from ..graph.tensor import Tensor, size_of
 from .helpers import BINARY
 from .images import conv2d, conv2d_data, depthwise_conv2d, max_pool2d, resample2d
+from .images_int8 import quantized_conv2d, quantized_pool2d
 from .literals import number
 from .writer import Lines, Writer, axes, loops, terms, unary
 
@@ -222,6 +223,8 @@ TEMPLATES: dict[str, Callable[[Writer, Tensor], Lines]] = {
     "argmax": argmax,
     "reduce": reduce,
     "quantized_linear": quantized_linear,
+    "quantized_conv2d": quantized_conv2d,
+    "quantized_pool2d": quantized_pool2d,
     "lookup": lookup,
     "quantize": quantize,
     "dequantize": dequantize,

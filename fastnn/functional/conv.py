@@ -69,13 +69,13 @@ def _apply_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dims, 
         raise ValueError(f"{_where()}{groups} groups do not divide {o} channels out")
     if dims == 1:
         weight = ops.apply("reshape", weight, shape=(o, per_group, 1, weight.shape[2]))
-    around = _padding(padding, weight.shape[2:], stride, dilation)
+    around = padding_of(padding, weight.shape[2:], stride, dilation)
     return on_image(
         _convolution, x, dims, weight, bias, dims, stride=stride, padding=around, dilation=dilation, groups=groups
     )
 
 
-def _padding(padding, kernel, stride, dilation) -> tuple[int, int, int, int]:
+def padding_of(padding, kernel, stride, dilation) -> tuple[int, int, int, int]:
     """Pixels above, below, left and right. "same" puts the odd one behind, as PyTorch does."""
     if not isinstance(padding, str):
         return (padding[0], padding[0], padding[1], padding[1])

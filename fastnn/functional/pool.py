@@ -22,11 +22,10 @@ def _where() -> str:
     return trace.where() if trace else ""
 
 
-def _windows(x: Tensor, dims: int, kernel, stride, padding, dilation, ceil_mode) -> tuple[int, int]:
-    """Windows along both axes of the images x. ValueError if there are none."""
+def pooled_windows(shape, kernel, stride, padding, dilation, ceil_mode, dims: int = 2) -> tuple[int, int]:
+    """Windows along both axes of images of so many pixels. ValueError if there are none."""
     count = []
-    for axis in (0, 1):
-        extent = x.shape[1 + axis]
+    for axis, extent in enumerate(shape):
         n = pooled_extent(extent, kernel[axis], stride[axis], padding[axis], dilation[axis], ceil_mode)
         if n < 1:
             covered, name = dilation[axis] * (kernel[axis] - 1) + 1, NAMES[axis] if dims == 2 else "length"
@@ -58,7 +57,7 @@ def _arguments(dims: int, kernel_size, stride, padding, dilation=1) -> dict:
 
 
 def _max_pool(x: Tensor, *, dims, ceil_mode, **windows) -> Tensor:
-    extent = _windows(x, dims, ceil_mode=ceil_mode, **windows)
+    extent = pooled_windows(x.shape[1:3], ceil_mode=ceil_mode, dims=dims, **windows)
     return ops.apply("max_pool2d", x, extent=extent, ceil_mode=ceil_mode, **windows)
 
 
@@ -99,7 +98,7 @@ def _mean_band(
 
 
 def _avg_pool(x: Tensor, *, dims, ceil_mode, include_pad, divisor, dilation, **windows) -> Tensor:
-    count = _windows(x, dims, ceil_mode=ceil_mode, dilation=dilation, **windows)
+    count = pooled_windows(x.shape[1:3], ceil_mode=ceil_mode, dilation=dilation, dims=dims, **windows)
     kernel, stride, padding = windows["kernel"], windows["stride"], windows["padding"]
     rows, columns = (
         _mean_band(x.shape[1 + a], count[a], kernel[a], stride[a], padding[a], include_pad, divisor is None)

@@ -47,6 +47,7 @@ from .pool import (
 from .positional import LearnedPositionalEmbedding, RotaryEmbedding, SinusoidalPositionalEncoding
 from .quantized import Dequantize, FakeQuantize, FakeQuantizedLinear, Lookup, Quantize, QuantizedLinear
 from .recurrent import GRU, LSTM, RNN
+from .quantized_images import FakeQuantizedConv2d, QuantizedConv2d, QuantizedPool2d
 
 __all__ = [
     "activation",
@@ -67,6 +68,7 @@ __all__ = [
     "ELU",
     "Embedding",
     "FakeQuantize",
+    "FakeQuantizedConv2d",
     "FakeQuantizedLinear",
     "Flatten",
     "GELU",
@@ -94,7 +96,9 @@ __all__ = [
     "NLLLoss",
     "Parameter",
     "Quantize",
+    "QuantizedConv2d",
     "QuantizedLinear",
+    "QuantizedPool2d",
     "ReLU",
     "ReLU6",
     "RMSNorm",

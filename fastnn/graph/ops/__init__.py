@@ -83,6 +83,7 @@ from . import (  # noqa: E402, F401
     numpy_op,
     pool,
     quantized,
+    quantized_images,
     random,
     recurrent,
     reduce,
