@@ -123,9 +123,10 @@ def quantization_aware(model: nn.Module, calibration_data) -> nn.Sequential:
 
 
 def _flat(model: nn.Module, shape: tuple[int, ...]) -> Iterator[tuple[str, nn.Module]]:
-    """Names and layers one after another; a module of the user's own as the layers that it calls."""
+    """Names and layers one after another; a module of the user's own as the layers that it calls, norms folded."""
     layers = list(_nested(model))
-    if all(type(layer).__module__.startswith("fastnn.nn.") for _, layer in layers):
+    own = all(type(layer).__module__.startswith("fastnn.nn.") for _, layer in layers)
+    if own and not any(type(layer).__name__.startswith("BatchNorm") for _, layer in layers):
         yield from layers
     else:
         yield from unrolled(model, shape)
