@@ -80,6 +80,24 @@ def test_networks_keep_no_permutation(tmp_path):
     assert [op for op in ops if op in ("Conv", "MaxPool", "Gemm")] == ["Conv", "Conv", "Conv", "MaxPool", "Gemm"]
 
 
+class Scaled(nn.Module):
+    """One number a channel, on images with their channels last, as norms compute."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 3, 3)
+        self.scale, self.shift = (nn.Parameter(RNG.uniform(0.5, 2, 4).astype(np.float32)) for _ in range(2))
+
+    def forward(self, x):
+        x = F.transpose(self.one(x), (0, 2, 3, 1))
+        return self.two(F.transpose(self.shift - x * self.scale, (0, 3, 1, 2)))
+
+
+def test_numbers_for_channels_need_no_permutation(tmp_path):
+    check_round_trip(Scaled(), tmp_path / "m.onnx", (1, 1, 9, 8))
+    assert "Transpose" not in [n.op_type for n in onnx.load(tmp_path / "m.onnx").graph.node]
+
+
 W, W1, B = (RNG.standard_normal(shape).astype(np.float32) for shape in ((4, 3, 3, 2), (4, 3, 3), 4))
 I64 = np.int64
 READING = {

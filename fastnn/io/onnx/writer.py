@@ -257,7 +257,7 @@ def _unary(w: Writer, node: Tensor, twin: Tensor) -> str:
 def _binary(w: Writer, node: Tensor, twin: Tensor) -> str:
     kind = node.attrs["kind"]
     if kind in BINARY_NAMES:
-        return w.node(BINARY_NAMES[kind], w.of(node))
+        return writer_images.by_channel(w, node, BINARY_NAMES[kind]) or w.node(BINARY_NAMES[kind], w.of(node))
     y = w.node(COMPARISON_NAMES[kind], w.of(node))
     return w.cast(w.node("Not", [y]) if kind == "ne" else y, "FLOAT")
 

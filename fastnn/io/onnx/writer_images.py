@@ -84,6 +84,17 @@ def pointwise(w: Writer, node: Tensor) -> str | None:
     return _last(w, node, w.node("Conv", operands, kernel_shape=(1, 1)))
 
 
+def by_channel(w: Writer, node: Tensor, op: str) -> str | None:
+    """A binary function of a channels-last image and one number a channel (a norm's), channels first; else None."""
+    for i, (x, vector) in enumerate((node.inputs, node.inputs[::-1])):
+        image = x.id in w.channels_first or x.op == "transpose" and x.attrs["axes"] == TO_LAST
+        if node.ndim == 4 and image and x.shape == node.shape and vector.shape == node.shape[3:]:
+            column = w.node("Reshape", [w.names[vector.id], w.ints([vector.size, 1, 1])])
+            operands = [_first(w, x), column]
+            return _last(w, node, w.node(op, operands if i == 0 else operands[::-1]))
+    return None
+
+
 def max_pool2d(w: Writer, node: Tensor, twin: Tensor) -> str:
     (x,), attrs = node.inputs, node.attrs
     # What ceil_mode adds is written as padding behind: runtimes do not agree on ceil_mode.
