@@ -46,8 +46,8 @@ from .pool import (
 )
 from .positional import LearnedPositionalEmbedding, RotaryEmbedding, SinusoidalPositionalEncoding
 from .quantized import Dequantize, FakeQuantize, FakeQuantizedLinear, Lookup, Quantize, QuantizedLinear
-from .recurrent import GRU, LSTM, RNN
 from .quantized_images import FakeQuantizedConv2d, QuantizedConv2d, QuantizedPool2d
+from .recurrent import GRU, LSTM, RNN
 
 __all__ = [
     "activation",
