@@ -116,7 +116,7 @@ class Trainer:
         """Train for `epochs` passes over X (n, …) and y, or over TokenWindows; by default one.
 
         Any numeric dtype, memory-mapped or not, is read in place. The last batch of an epoch may be short;
-        drop_last leaves it out. batch_size: a number, or {0: 32, 10: 64}: 64 from epoch 10, counted from 0.
+        drop_last leaves it out; with steps_per_epoch it is so many iterations on samples drawn at random. batch_size: a number, or {0: 32, 10: 64}: 64 from epoch 10, counted from 0.
         validation_data: (X, y), evaluated after each epoch; validation_split: the share of X and y to take for
         that, drawn at random and by the classes' shares (stratify), always the same for the trainer's seed.
         sample_weight (n). class_weight: {label: weight}, or "balanced": in inverse proportion to the class's samples.
@@ -129,8 +129,6 @@ class Trainer:
         data, batch_size, shuffle, callbacks and the like must be given as before.
         transforms: of `fastnn.data.transforms`, applied to each batch of X in the engine. They become the trainer's:
         evaluation, `predict`, `step` and later fits apply them too, outside of training without their randomness.
-
-        steps_per_epoch: an epoch is so many iterations, on samples drawn at random from all, each time anew.
 
         Returns the History; Ctrl-C ends the training early and keeps the last finished iteration.
 
@@ -196,7 +194,7 @@ class Trainer:
     def find_lr(
         self,
         X,  # noqa: N803
-        y,
+        y=None,
         start: float = 1e-7,
         end: float = 10.0,
         num_iterations: int = 100,
@@ -252,7 +250,7 @@ class Trainer:
         """Loss and metrics over all of X and y, in inference mode: {"loss": …, "accuracy": …}."""
         return self._evaluate(self._sources(X, y, sample_weight))
 
-    def diagnose(self, X, y, batch_size: int = 32) -> Diagnosis:  # noqa: N803
+    def diagnose(self, X, y=None, batch_size: int = 32) -> Diagnosis:  # noqa: N803
         """What may keep the network from learning, with figures: `print` it, or read its `findings`.
 
         Looks for unscaled inputs, labels out of range, softmax fed into cross-entropy, dead ReLUs, saturated sigmoids

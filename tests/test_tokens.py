@@ -127,6 +127,16 @@ def test_wrong_calls_are_refused():
         trainer().fit(TokenWindows(wrong, 8), verbose=0)
 
 
+@pytest.mark.parametrize("class_dim", [None, -1])
+def test_diagnose_takes_sequences(class_dim):
+    windows, one = TokenWindows(np.resize(TOKENS, 3000), 8), trainer()
+    one.loss = nn.CrossEntropyLoss(class_dim=class_dim)
+    assert one.diagnose(windows).findings == one.diagnose(windows.inputs, windows.targets).findings
+    assert not any(f.name == "labels out of range" for f in one.diagnose(windows).findings)
+    with pytest.raises(ValueError, match="id 11"):
+        one.find_lr(TokenWindows(np.resize(TOKENS, 3000) + 1, 8))
+
+
 def test_draws_are_even():
     drawn = draw(10, 100_000, 3, 0)
     counts = np.bincount(drawn, minlength=10)

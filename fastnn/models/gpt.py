@@ -99,6 +99,16 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
+class Blocks(nn.Sequential):
+    """One block after another."""
+
+    def forward(self, x, cache=None):
+        """x (B, T, width) → the same."""
+        for block in self:
+            x = block(x, cache)
+        return x
+
+
 class GPT(Generator):
     """Token ids (B, T ≤ context) → logits of the next token (B, T, vocabulary).
 
@@ -125,7 +135,7 @@ class GPT(Generator):
         for table in (self.wte, self.wpe):
             table.weight.data *= std
         self.drop = nn.Dropout(dropout)
-        self.h = nn.Sequential(*(Block(width, heads, dropout, std, std / math.sqrt(2 * layers)) for _ in range(layers)))
+        self.h = Blocks(*(Block(width, heads, dropout, std, std / math.sqrt(2 * layers)) for _ in range(layers)))
         self.ln_f = Norm(width)
 
     def forward(self, ids, cache=None):
@@ -135,9 +145,7 @@ class GPT(Generator):
             raise ValueError(f"GPT needs ids (batch, tokens) of at most {self.context} tokens, found {ids.shape}")
         x = self.wte(ids) + (self.wpe.weight[:t] if cache is None else cache.embed(self.wpe))
         x = self.drop(x)
-        for block in self.h:
-            x = block(x, cache)
-        x = self.ln_f(x)
+        x = self.ln_f(self.h(x, cache))
         return F.linear(x if cache is None else cache.last(x), self.wte.weight)
 
     def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:

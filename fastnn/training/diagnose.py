@@ -14,7 +14,7 @@ from .. import functional as F  # noqa: N812
 from ..graph.compile import Compiled
 from ..graph.tensor import FLOAT, INT, Out
 from ..nn import activations
-from ..nn.losses import BCEWithLogitsLoss, CrossEntropyLoss
+from ..nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, classes_last
 from .inputs import transformed
 
 if TYPE_CHECKING:
@@ -134,7 +134,9 @@ def _activations(trainer: Trainer, x: np.ndarray, integers: bool):
 def _labels(trainer: Trainer, y: np.ndarray, prediction: np.ndarray) -> list[Finding]:
     if prediction.ndim < 2 or not isinstance(trainer.loss, CrossEntropyLoss) or y.shape == prediction.shape:
         return []
-    classes = prediction.shape[1]
+    target = (len(prediction), *y.shape[1:])
+    last = classes_last(prediction.shape, target, trainer.loss.class_dim, type(trainer.loss).__name__)
+    classes = prediction.shape[-1 if last else 1]
     wrong = ((y < 0) | (y >= classes)) & (y != trainer.loss.ignore_index)
     if not wrong.any():
         return []
