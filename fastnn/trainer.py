@@ -109,17 +109,17 @@ class Trainer:
         lr: float | str | None = None,
         schedule: Schedule | None = None,
         time_budget: float | None = None,
-        resume=None,
-        steps_per_epoch: int | None = None,
+        resume=None, steps_per_epoch: int | None = None,
         transforms: Sequence[Callable] | None = None,
     ) -> History:
         """Train for `epochs` passes over X (n, …) and y, or over TokenWindows; by default one.
 
         Any numeric dtype, memory-mapped or not, is read in place. The last batch of an epoch may be short;
-        drop_last leaves it out; with steps_per_epoch it is so many iterations on samples drawn at random. batch_size: a number, or {0: 32, 10: 64}: 64 from epoch 10, counted from 0.
+        drop_last leaves it out. batch_size: a number, or {0: 32, 10: 64}: 64 from epoch 10, counted from 0.
         validation_data: (X, y), evaluated after each epoch; validation_split: the share of X and y to take for
         that, drawn at random and by the classes' shares (stratify), always the same for the trainer's seed.
         sample_weight (n). class_weight: {label: weight}, or "balanced": in inverse proportion to the class's samples.
+        steps_per_epoch: iterations of an epoch, on samples drawn at random.
         lr: sets the optimizer's; "auto": `find_lr` first. schedule: of `fastnn.schedules`.
 
         time_budget: seconds. The training ends then, whatever epoch it is in, with the parameters of the best

@@ -6,7 +6,6 @@ Parameters have the names and layouts of GPT-2's own files: `wte.weight`, `h.0.a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from .. import functional as F  # noqa: N812
 from .. import nn, rng
 from ..checks import positive
 from ..generation import Generator
-from . import gpt2_files
+from .gpt2_files import GPT2Files
 
 
 class Conv1D(nn.Module):
@@ -43,13 +42,6 @@ class Norm(nn.Module):
         return x / F.sqrt(F.mean(x * x, -1, True) + self.eps) * self.weight + self.bias
 
 
-def _attention(q, k, v, dropout: float):
-    """softmax(q·kᵀ/√d + causal mask)·v for q, k, v (B, H, T, d)."""
-    t, scale = q.shape[-2], 1 / math.sqrt(q.shape[-1])
-    mask = np.triu(np.full((t, t), -1e9, np.float32), 1)
-    return F.dropout(F.softmax(q @ k.transpose(0, 1, 3, 2) * scale + mask), dropout) @ v
-
-
 class Attention(nn.Module):
     """Causal self-attention of `heads` heads."""
 
@@ -64,12 +56,8 @@ class Attention(nn.Module):
         qkv = self.c_attn(x)
         if cache is not None:
             return self.c_proj(cache.attend(qkv, self.heads))
-        b, t, width = x.shape
-        q, k, v = (
-            qkv[:, :, i * width : (i + 1) * width].reshape(b, t, self.heads, -1).transpose(0, 2, 1, 3) for i in range(3)
-        )
-        y = _attention(q, k, v, self.p)
-        return self.drop(self.c_proj(y.transpose(0, 2, 1, 3).reshape(b, t, width)))
+        y = F.self_attention(qkv, self.heads, dropout_p=self.p, is_causal=True)
+        return self.drop(self.c_proj(y))
 
 
 class MLP(nn.Module):
@@ -109,7 +97,7 @@ class Blocks(nn.Sequential):
         return x
 
 
-class GPT(Generator):
+class GPT(GPT2Files, Generator):
     """Token ids (B, T ≤ context) → logits of the next token (B, T, vocabulary).
 
     The head is the embedding `wte` (tied weights). `generate` and `stream` make text.
@@ -147,19 +135,3 @@ class GPT(Generator):
         x = self.drop(x)
         x = self.ln_f(self.h(x, cache))
         return F.linear(x if cache is None else cache.last(x), self.wte.weight)
-
-    def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
-        """Also from a GPT-2 file: with the prefix `transformer.`, with `lm_head.weight`, with stored masks."""
-        super().load_state_dict(gpt2_files.own_names(state), strict)
-
-    @classmethod
-    def from_pretrained(cls, path, heads: int | None = None) -> GPT:
-        """The model of a local safetensors file in GPT-2's names, or of a folder with model.safetensors.
-
-        heads: by default what the config.json beside the file says, else one for each 64 of the width.
-        """
-        state, sizes = gpt2_files.read(path, heads)
-        with rng.scope(0):                          # what is drawn here is overwritten
-            model = cls(**sizes)
-        model.load_state_dict(state)
-        return model

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import rng
+
 PREFIX = "transformer."
 # Causal masks, which older files store beside the parameters.
 MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
@@ -60,3 +62,24 @@ def _configured_heads(path: Path) -> int | None:
     if isinstance(heads, bool) or not isinstance(heads, int) or heads < 1:
         raise ValueError(f"{path}: n_head is {heads!r}")
     return heads
+
+
+class GPT2Files:
+    """What makes a GPT load GPT-2's files."""
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
+        """Also from a GPT-2 file: with the prefix `transformer.`, with `lm_head.weight`, with stored masks."""
+        super().load_state_dict(own_names(state), strict)
+
+    @classmethod
+    def from_pretrained(cls, path: str | PathLike, heads: int | None = None):
+        """The model of a local safetensors file in GPT-2's names, or of a folder with model.safetensors.
+
+        heads: by default what the config.json beside the file says, else one for each 64 of the width. Raises
+        ValueError for a file that is not GPT-2's.
+        """
+        state, sizes = read(path, heads)
+        with rng.scope(0):                          # what is drawn here is overwritten
+            model = cls(**sizes)
+        model.load_state_dict(state)
+        return model
