@@ -151,6 +151,19 @@ def test_embedding_survives_a_file(tmp_path):
     assert "Embedding(11, 6" in model.summary((3, 5))
 
 
+def test_embedding_goes_to_onnx_and_back(tmp_path):
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    model, x = model_of(), ids(4, 5, n=11)
+    model.export_onnx(tmp_path / "m.onnx", (5,))
+    session = runtime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {session.get_inputs()[0].name: x})[0], model(x), rtol=1e-5, atol=1e-6)
+    again = fastnn.load_onnx(tmp_path / "m.onnx")
+    np.testing.assert_allclose(again(x), model(x), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="id 11 at sample 0"):
+        again(np.full((1, 5), 11))
+
+
 class Tied(nn.Module):
     """Embedding and head share one parameter."""
 

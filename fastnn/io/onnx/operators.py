@@ -154,8 +154,11 @@ def _split(inputs, attrs):
 
 
 def _gather(inputs, attrs):
-    x, indices = inputs[0], known(inputs[1], "the indices of a Gather")
+    x = inputs[0]
     axis = _axis(attrs, 0, x.ndim)
+    if not isinstance(inputs[1], np.ndarray) and inputs[1].dtype == INT and axis == 0 and x.ndim == 2:
+        return F.embedding(inputs[1], x)
+    indices = known(inputs[1], "the indices of a Gather along any axis but a table's first")
     before = [slice(None)] * axis
     if indices.ndim == 0:
         return F.getitem(x, (*before, int(indices)))

@@ -355,6 +355,7 @@ EXPORTERS: dict[str, Callable[[Writer, Tensor, Tensor], str]] = {
     "expand": _expand,
     "slice": _slice,
     "concatenate": lambda w, node, twin: w.node("Concat", w.of(node), axis=node.attrs["axis"]),
+    "embedding": lambda w, node, twin: w.node("Gather", w.of(node), axis=0),
     "copy": lambda w, node, twin: w.node("Identity", w.of(node)),
     "reduce": _reduce,
     "softmax": lambda w, node, twin: w.node("LogSoftmax" if node.attrs["log"] else "Softmax", w.of(node), axis=-1),
