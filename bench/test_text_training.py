@@ -1,8 +1,8 @@
 """Training a small GPT on one thread, beside PyTorch: milliseconds an iteration, interleaved medians.
 
-4 layers of 128, context 64, batches of 12, AdamW with clipping: nanoGPT's configuration for a CPU. PyTorch's side is the
-module a competent user writes, with its fused attention and fused AdamW, eager and as one `torch.compile`d step
-(`-k compile`, a minute to compile). Both start from the same parameters; their losses are compared before anything is timed.
+4 layers of 128, context 64, batches of 12, AdamW with clipping: nanoGPT's configuration for a CPU. PyTorch's side is
+the module a competent user writes, with its fused attention and fused AdamW, eager and as one `torch.compile`d step
+(`-k compile`, a minute to compile). Both start from the same parameters; their losses are compared before the race.
 """
 
 import statistics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..tensor import FLOAT, INT, Out, Tensor
-from . import OPS, Instr, Op, apply
+from . import OPS, ROUGH_FLOPS, Instr, Op, apply
 
 
 def _infer(inputs, attrs) -> list[Out]:
@@ -50,3 +50,5 @@ OPS["embedding"] = Op(infer=_infer, lower=_lower, vjp=_vjp)
 OPS["embedding_grad"] = Op(infer=_grad_infer, lower=_grad_lower)
 # The same on top of input 0, whose only reader it is and whose memory it keeps.
 OPS["embedding_add"] = Op(infer=_grad_infer, lower=_grad_lower, alias=True)
+ROUGH_FLOPS["embedding"] = lambda sizes: 8.0 * sizes[0] * sizes[1]
+ROUGH_FLOPS["embedding_grad"] = lambda sizes: 8.0 * (sizes[0] + sizes[2]) * sizes[1]

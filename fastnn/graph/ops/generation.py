@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..tensor import FLOAT, INT, Out, Tensor
-from . import OPS, Instr, Op
+from . import OPS, ROUGH_FLOPS, Instr, Op
 
 BLOCK = 64                   # positions: the caches' capacity is a multiple of it
 MOST_DIM = 256               # of a head: the kernel's accumulators lie on the stack
@@ -40,3 +40,4 @@ def _sample_lower(node: Tensor) -> list[Instr]:
 
 OPS["cached_attention"] = Op(infer=_attention_infer, lower=_attention_lower)
 OPS["sample"] = Op(infer=_sample_infer, lower=_sample_lower)
+ROUGH_FLOPS["cached_attention"] = lambda sizes: 2.0 * sizes[0] * sizes[1] * sizes[2] * sizes[3] * sizes[4]
