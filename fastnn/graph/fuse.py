@@ -163,18 +163,6 @@ def bias_gradients() -> Rule:
     return rule
 
 
-def pack_parameters(node: Tensor, uses: Counter[int]) -> Tensor | None:
-    """Every weight in panels, for programs that run often on few rows: they read it from memory in one stream.
-
-    Not one of RULES: it keeps a second copy of all weights. Of a batch of 1, whose products are bound by memory.
-    """
-    if node.op != "matmul" or node.inputs[1].op != "parameter":
-        return None
-    a, b, *rest = node.inputs
-    packed = apply("pack", b, tb=node.attrs["tb"])
-    return Tensor("matmul", (a, packed, *rest), node.attrs, node.outs, node.layer)
-
-
 def shared_packs() -> Rule:
     """One pack for all the products that read the same operand: a rule that remembers the packs it has seen."""
     first: dict[int, Tensor] = {}
