@@ -256,3 +256,20 @@ def test_reference_agrees_with_the_unfused_graph():
     x, w, b = (RNG.standard_normal(s).astype(np.float32) for s in XWB)
     (got,) = run(graph_of(lambda x, w, b: F.gelu(F.matmul(x, w) + b), *XWB), [x, w, b])
     assert_close(got, R.gelu(x.astype("f8") @ w + b), 1e-5, 2e-6, "gelu(xW + b)")
+
+
+@pytest.mark.parametrize("read_again", [False, True])
+def test_slopes_of_gelu_are_stored_where_nothing_else_reads_its_input(read_again, monkeypatch):
+    """Gradients are those of the graph that stores what goes into the activation."""
+    with tracing(training=True):
+        x, w, v = (source("input", s, name=str(i)) for i, s in enumerate(((40, 9), (33, 9), (7, 33))))
+        z = F.linear(x, w)
+        loss = F.sum(F.linear(F.gelu(z, "tanh"), v)) + (F.sum(z * z) if read_again else 0.0)
+        graph = Graph([loss, *gradients(loss, [x, w, v])])
+    fused = fuse(graph)
+    monkeypatch.setattr(rules, "stored_slopes", lambda graph: graph)
+    unchanged(fuse(graph), fused)
+    kinds = [node.attrs.get("epilogue") for node in fused.nodes if node.op == "matmul"]
+    assert (rules.SLOPE in kinds) is not read_again
+    assert not read_again or rules.ACTIVATION in kinds
+    assert any(node.attrs.get("act") == "exp" for node in fused.nodes) is not read_again

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from . import fold, layout
 from .graph import Graph, is_borrowed, root
 from .ops import apply, item
-from .ops.linalg import ACTIVATION, GRADIENT
+from .ops.linalg import ACTIVATION, GRADIENT, SLOPE
 from .ops.unary import KINDS
 from .tensor import Tensor
 
@@ -75,7 +75,7 @@ def _with_activation(product: Tensor, node: Tensor, pre: bool) -> Tensor:
 
 def product_activation_gradient(node: Tensor, uses: Counter[int]) -> Tensor | None:
     """act'(saved)·(dy·W) → the derivative in the epilogue of the data gradient."""
-    if node.op != "unary_grad" or not KINDS[node.attrs["kind"]].fusable:
+    if node.op != "unary_grad" or not (KINDS[node.attrs["kind"]].fusable or node.attrs.get("slope")):
         return None
     product, saved = node.inputs
     if product.op not in PRODUCTS or uses[product.id] != 1 or len(product.inputs) != 2:
@@ -98,6 +98,35 @@ def activation_gradient_before_unpooling(node: Tensor, uses: Counter[int]) -> Te
     inner = apply("unary_grad", dp, taps.inputs[0], **node.attrs)
     inner.layer = node.layer
     return apply("max_pool2d_grad", inner, taps, **unpooled.attrs)
+
+
+def stored_slopes(graph: Graph) -> Graph:
+    """Where only the gradient of GELU (tanh) reads what goes into it, the product leaves its slope there instead: one
+    sigmoid serves both, and the gradient is one multiplication."""
+    readers: dict[int, list[Tensor]] = {}
+    for node in graph.nodes:
+        for x in node.inputs:
+            readers.setdefault(x.id, []).append(node)
+    kept = {x.id for x in graph.outputs}
+    chosen: set[int] = set()                        # attributes of nodes: they stay the same objects in copies
+    for z in graph.nodes:
+        product = z.inputs[0] if z.op == "item" and z.attrs["index"] == 1 else None
+        if product is None or product.op != "matmul" or product.attrs.get("act") != "gelu_tanh" or z.id in kept:
+            continue
+        same = [(g.op, g.inputs[-1].id, g.attrs.get("kind"), g.attrs.get("alpha")) for g in readers.get(z.id, ())]
+        items = [x for x in readers[product.id] if x.op == "item"]
+        if len(items) == 1 and set(same) == {("unary_grad", z.id, "gelu_tanh", product.attrs["alpha"])}:
+            chosen |= {id(product.attrs), *(id(g.attrs) for g in readers[z.id])}
+
+    def rule(node: Tensor, uses: Counter[int]) -> Tensor | None:
+        if id(node.attrs) not in chosen:
+            return None
+        if node.op == "matmul":
+            return apply("matmul", *node.inputs, **{**node.attrs, "epilogue": SLOPE})
+        # dy·slope is what the gradient of exp is.
+        return apply("unary_grad", *node.inputs, **{**node.attrs, "kind": "exp", "slope": True})
+
+    return rewrite(graph, rule) if chosen else graph
 
 
 def scalar_operand(node: Tensor, uses: Counter[int]) -> Tensor | None:
@@ -217,6 +246,8 @@ def fuse(graph: Graph, rules: tuple[Rule, ...] = RULES) -> Graph:
     permuted = any(node.op == "transpose" for node in graph.nodes)
     for rule in (*(layout.rules() if permuted else ()), *rules, bias_gradients(), shared_packs()):
         graph = rewrite(graph, rule)
+        if rule is product_activation_saving:
+            graph = stored_slopes(graph)
     now = zip(graph.outputs, owned, _owned(graph.outputs), strict=True)
     return Graph([apply("copy", x) if before and not after else x for x, before, after in now])
 

@@ -205,6 +205,28 @@ cdef inline void act_grad_loop(int kind, float *dx, const float *dy, const float
         memcpy(dx + i, g, (n - i) * sizeof(float))
 
 
+# x ← gelu_tanh(x) and its slope, both from one sigmoid; beyond ±10, where the slope is 0 or 1, that of ±10.
+cdef void gelu_tanh_slope_row(float *x, float *slope, int64_t n) noexcept nogil:
+    cdef float v[BLOCK]
+    cdef float d[BLOCK]
+    cdef float low, c, s
+    cdef int64_t i = 0, j, count
+    for j in range(BLOCK):
+        v[j] = <float>1.0
+    while i < n:
+        count = n - i if n - i < BLOCK else BLOCK
+        memcpy(v, x + i, count * sizeof(float))
+        for j in range(BLOCK):
+            low = <float>-10.0 if v[j] < <float>-10.0 else v[j]
+            c = <float>10.0 if low > <float>10.0 else low
+            s = sigmoid_(<float>1.59576912 * (c + <float>0.044715 * c * c * c))
+            d[j] = s + c * s * (<float>1.0 - s) * <float>1.59576912 * (<float>1.0 + <float>0.134145 * c * c)
+            v[j] = low * s
+        memcpy(x + i, v, count * sizeof(float))
+        memcpy(slope + i, d, count * sizeof(float))
+        i += BLOCK
+
+
 cdef void act_row(int64_t kind, float *y, const float *x, int64_t n, float alpha) noexcept nogil:
     if kind == ACT_IDENTITY: act_loop(ACT_IDENTITY, y, x, n, alpha)
     elif kind == ACT_RELU: act_loop(ACT_RELU, y, x, n, alpha)

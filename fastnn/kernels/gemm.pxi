@@ -9,6 +9,7 @@
 #   epilogue 0   c = z                      z = A·B + bias
 #   epilogue 1   c = act(z), and pre = z unless NULL
 #   epilogue 2   c = act'(saved)·z
+#   epilogue 3   c = gelu_tanh(z), and pre = its slope: what the gradient multiplies with, cheap while z is at hand
 #
 # Every element of C is one chain of FMAs over k = 0, 1, 2, … in float32, started from bias + C: no bit
 # depends on the number of threads, on the tile, on packing, or on where the matrix ends. Between two blocks
@@ -25,6 +26,7 @@ cdef enum:
     EPILOGUE_NONE = 0
     EPILOGUE_ACT = 1
     EPILOGUE_GRAD = 2
+    EPILOGUE_SLOPE = 3
     TILE = 512              # floats in the largest tile, at least: MRx·x·VL
     KC = 512                # steps of k in a copied block of A or B
     MC = 64                 # rows in a copied block of A
@@ -116,6 +118,9 @@ cdef void finish(const Gemm *g, float *z, int64_t ldz, int64_t at, int64_t rows,
         if g.pre != NULL:
             store_rows(g.pre + at, g.ldc, z, ldz, rows, n)
         act_row(g.act, z, z, rows * ldz, g.alpha)
+    elif g.epilogue == EPILOGUE_SLOPE:
+        gelu_tanh_slope_row(z, saved, rows * ldz)
+        store_rows(g.pre + at, g.ldc, saved, ldz, rows, n)
     store_rows(g.c + at, g.ldc, z, ldz, rows, n)
 
 

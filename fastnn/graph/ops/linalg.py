@@ -9,7 +9,7 @@ from .elementwise import unbroadcast
 from .unary import KINDS
 
 # Epilogues of the products (kernels/gemm.pxi, conv.pxi).
-NONE, ACTIVATION, GRADIENT = 0, 1, 2
+NONE, ACTIVATION, GRADIENT, SLOPE = 0, 1, 2, 3
 
 
 def matrix_extents(a: Tensor, b: Tensor, ta: bool, tb: bool) -> tuple[int, int, int]:
