@@ -82,7 +82,7 @@ def describe(args, model, trainer, vocabulary, train, validation) -> None:
     print(f"fastnn {info['version']}, {info['isa']}, {args.threads or info['threads']} thread(s)")
     print(f"text: {args.file}, {len(train.tokens) + len(validation.tokens):,} bytes, {len(vocabulary)} different ones")
     print(f"tokens: {len(train.tokens):,} to train, the last {len(validation.tokens):,} to validate")
-    print(f"model: GPT, {args.layers} layers, {args.heads} heads, {args.width} wide, context {args.context}: "
+    print(f"model: GPT, {args.layers} layer(s), {args.heads} head(s), {args.width} wide, context {args.context}: "
           f"{model.num_parameters():,} parameters")
     print(f"planned memory: {memory / 1e6:.1f} MB", flush=True)
 
