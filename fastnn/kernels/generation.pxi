@@ -70,6 +70,7 @@ cdef void cached_attention(const Instr *ins, const Context *ctx, int tid, int nt
         v = <float*>ins.ptr[3] + one * d * capacity
         for i in range(t):
             p = (<const int64_t*>ins.ptr[4])[b] + i
+            p = capacity - 1 if p >= capacity else p            # never outside the cache, whatever the position
             row = <const float*>ins.ptr[1] + (b * t + i) * 3 * width + h * d
             for j in range(d):
                 kt[j * capacity + p] = row[width + j]
