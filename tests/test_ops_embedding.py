@@ -240,6 +240,17 @@ def test_embedding_starts_as_in_pytorch():
     assert abs(weight.std() - 1) < 0.02
 
 
+def test_pretrained_vectors_are_frozen_unless_asked():
+    vectors = normal(11, 6)
+    for freeze in (True, False):
+        layer = nn.Embedding.from_pretrained(vectors, freeze=freeze)
+        model = nn.Sequential(layer, nn.Flatten(), nn.Linear(30, 3))
+        Trainer(model, nn.CrossEntropyLoss(), optim.SGD(lr=0.1)).step(ids(4, 5, n=11), [0, 1, 2, 0])
+        assert np.array_equal(layer.weight.data, vectors) is freeze
+    with pytest.raises(ValueError, match=r"found shape \(6,\)"):
+        nn.Embedding.from_pretrained(vectors[0])
+
+
 def test_cross_entropy_of_sequences():
     """Classes last, on axis 1 and flattened are the same numbers; what fits both must be said."""
     logits, target = normal(2, 5, 7), ids(2, 5, n=7)

@@ -34,6 +34,18 @@ class Embedding(Module):
             weight[padding_idx] = 0.0
         self.weight = Parameter(weight)
 
+    @classmethod
+    def from_pretrained(cls, embeddings, freeze: bool = True, padding_idx: int | None = None) -> Embedding:
+        """The layer with these vectors, (num_embeddings, embedding_dim); freeze: they are not trained."""
+        embeddings = np.asarray(embeddings)
+        if embeddings.ndim != 2:
+            raise ValueError(f"embeddings must be (num_embeddings, embedding_dim), found shape {embeddings.shape}")
+        with rng.scope(0):                          # what is drawn here is overwritten
+            layer = cls(*embeddings.shape, padding_idx)
+        layer.weight.data = embeddings
+        layer.weight.requires_grad = not freeze
+        return layer
+
     def takes_integers(self) -> bool:
         """Its input is token ids."""
         return True
