@@ -8,6 +8,7 @@ anew: learned positions do not move.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -84,15 +85,15 @@ class Generator(Module):
         return rows, single
 
     def _stream(self, rows, single, tokens, temperature, k, seed) -> Iterator[Any]:
-        free = _FREE.setdefault(self, [])
         arena = self.arena()
         key = (len(rows), id(arena), arena.layout)
-        free[:] = [one for one in free if one.key[1:] == key[1:]][-KEPT:]
-        found = next((one for one in free if one.key == key), None)
-        if found is None:
-            found = Generation(self, len(rows), key)
-        else:
-            free.remove(found)                      # another stream of the same model gets memory of its own
+        with _LOCK:
+            free = _FREE.setdefault(self, [])
+            free[:] = [one for one in free if one.key[1:] == key[1:]][-KEPT:]
+            found = next((one for one in free if one.key == key), None)
+            if found is not None:
+                free.remove(found)                  # another stream of the same model gets memory of its own
+        found = found or Generation(self, len(rows), key)
         try:
             for token in found.run(self, rows, tokens, temperature, k, seed):
                 yield token[0] if single else token
@@ -100,7 +101,8 @@ class Generator(Module):
             free.append(found)
 
 
-KEPT = 4
+KEPT = 4                            # batch sizes whose programs a model keeps
+_LOCK = threading.Lock()
 _FREE: weakref.WeakKeyDictionary[Generator, list[Generation]] = weakref.WeakKeyDictionary()
 
 
