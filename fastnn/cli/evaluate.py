@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         raise data.DataError(
             f"{source.source}: {source.X.shape[1]} features, the model was trained on {len(names)}"
         )
-    outputs = predict_outputs(model, preprocessing.features.transform(source.X))
+    outputs = predict_outputs(model, source.X, preprocessing)
     heading = f"{source.source}: {len(source.X)} samples"
     if preprocessing.target is None:
         true = _classes(source, preprocessing.classes)

@@ -63,7 +63,7 @@ def _macro(header: str, key: str) -> int:
 def input_shape(model: nn.Module, preprocessing: data.Preprocessing | None) -> tuple[int, ...]:
     """Shape of one sample, from the model file. UsageError where it does not tell."""
     if preprocessing is not None:
-        return (len(preprocessing.feature_names),)
+        return preprocessing.shape or (len(preprocessing.feature_names),)
     for _, module in model.named_modules():
         if hasattr(module, "in_features"):
             return (module.in_features,)
@@ -73,7 +73,7 @@ def input_shape(model: nn.Module, preprocessing: data.Preprocessing | None) -> t
 def calibration_data(path: Path | None, preprocessing: data.Preprocessing | None, shape) -> np.ndarray:
     """Samples (n, …) as the model takes them. UsageError where their size is not the model's."""
     if preprocessing is not None:
-        return preprocessing.features.transform(read_features(path, preprocessing.feature_names))[:CALIBRATION_SAMPLES]
+        return preprocessing.transform(read_features(path, preprocessing.feature_names)[:CALIBRATION_SAMPLES])
     if path is None:
         raise UsageError("--int8 needs --data for a model that was not written by train")
     X = data.read(path, labelled=False).X[:CALIBRATION_SAMPLES]
@@ -85,8 +85,11 @@ def calibration_data(path: Path | None, preprocessing: data.Preprocessing | None
 def with_preprocessing(model: nn.Module, preprocessing: data.Preprocessing) -> nn.Module:
     """A copy of the model that takes features and gives targets in their own units.
 
-    (x - mean)/scale goes into the weights of the first layer, scale·y + mean into those of the last.
+    (x - mean)/scale goes into the weights of the first layer, scale·y + mean into those of the last. Of images it
+    becomes a layer of its own: at the edges a convolution sees zeros, which are not a colour.
     """
+    if preprocessing.shape is not None:
+        return Standardized(model, preprocessing)
     model = copy.deepcopy(model)
     layers = list(model) if isinstance(model, nn.Sequential) else [model]
     first, last = layers[0], layers[-1]
@@ -100,6 +103,21 @@ def with_preprocessing(model: nn.Module, preprocessing: data.Preprocessing) -> n
         bias = 0.0 if last.bias is None else last.bias.data
         _set(last, last.weight.data * scale[:, None], bias * scale + mean)
     return model
+
+
+class Standardized(nn.Module):
+    """A network for images behind the standardisation of their channels."""
+
+    def __init__(self, model: nn.Module, preprocessing: data.Preprocessing):
+        super().__init__()
+        self.model = model
+        features, shape = preprocessing.features, (-1, 1, 1)
+        self.mean = features.mean.astype(np.float32).reshape(shape)
+        self.factor = (1 / features.scale).astype(np.float32).reshape(shape)
+
+    def forward(self, x):
+        """Images (n, channels, height, width) as the data file has them."""
+        return self.model((x - self.mean) * self.factor)
 
 
 def _set(layer: nn.Linear, weight: np.ndarray, bias: np.ndarray) -> None:

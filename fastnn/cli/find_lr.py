@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 
+from fastnn.cli import images
 from fastnn.cli.options import UsageError
 from fastnn.cli.train import check_plot, prepared
 
 
 def run(args: argparse.Namespace) -> int:
     """Try rates as the arguments say. Exit status 1 where none can be suggested."""
+    images.set_defaults(args)
     check_plot(args)
     if args.start >= args.end:
         raise UsageError(f"--start must be below --end, found {args.start:g} and {args.end:g}")

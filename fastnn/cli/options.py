@@ -8,6 +8,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+# Networks for images; each has a line in fastnn/cli/images.py.
+IMAGE_MODELS = ("lenet",)
+
 
 class UsageError(ValueError):
     """A command line that cannot be run."""
@@ -75,7 +78,7 @@ def _positives(text: str) -> list[float]:
 def _add_network(parser: argparse.ArgumentParser) -> None:
     """What train and find-lr have in common."""
     add = parser.add_argument
-    add("--data", type=Path, metavar="FILE", help="what to learn from (default: the bundled digits)")
+    add("--data", type=Path, metavar="FILE", help="file or folder to learn from (default: the bundled digits)")
     add("--target", metavar="COLUMN", help="column to predict, for CSV")
     add(
         "--task",
@@ -83,21 +86,25 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         help="default: classification for integer or text targets, else regression",
     )
     add(
+        "--model", choices=("mlp", *IMAGE_MODELS), default="mlp",
+        help="mlp takes the numbers of a sample as a row, the others take images (default: mlp)",
+    )
+    add(
         "--hidden",
         type=_widths,
-        default=[128, 64],
         metavar="N,N,...",
-        help="widths of the hidden layers, or none for a linear model (default: 128,64)",
+        help="mlp: widths of the hidden layers, or none for a linear model (default: 128,64)",
     )
-    add("--activation", default="relu", metavar="NAME", help="after each hidden layer (default: relu)")
+    add("--activation", metavar="NAME", help="mlp: after each hidden layer (default: relu)")
     add(
         "--dropout",
         type=_rate,
-        default=0.2,
         metavar="P",
-        help="probability of dropping a hidden unit's output in training (default: 0.2)",
+        help="mlp: probability of dropping a hidden unit's output in training (default: 0.2)",
     )
-    add("--batch-size", type=_integer(1), default=32, metavar="N", help="samples per iteration (default: 32)")
+    add("--shift", type=_integer(0), metavar="N", help="images: move each by up to N pixels, at random (default: 1)")
+    add("--flip", action="store_true", help="images: mirror every other one from left to right, at random")
+    add("--batch-size", type=_integer(1), metavar="N", help="samples per iteration (default: 32)")
     add("--optimizer", default="adam", metavar="NAME", help="sgd, adamw, rmsprop, ... (default: adam)")
     add("--seed", type=_integer(0), default=0, metavar="N", help="of weights, order and dropout (default: 0)")
     add("--threads", type=_integer(1), metavar="N", help="default: FASTNN_NUM_THREADS, else what is allowed")
@@ -107,9 +114,12 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 def add_train(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     _add_network(parser)
-    add("--epochs", type=_integer(1), default=20, metavar="N", help="passes over the data (default: 20)")
-    add("--lr", type=_rate_or_auto, default=1e-3, metavar="RATE", help="learning rate, or auto (default: 0.001)")
-    add("--schedule", default="constant", metavar="NAME", help="cosine, one_cycle, plateau, ... (default: constant)")
+    add("--epochs", type=_integer(1), metavar="N", help="passes over the data (default: 20, images: 10)")
+    add("--lr", type=_rate_or_auto, metavar="RATE", help="learning rate, or auto (default: 0.001, images: 0.003)")
+    add(
+        "--schedule", metavar="NAME",
+        help="cosine, one_cycle, plateau, constant, ... (default: constant, images: one_cycle)",
+    )
     add(
         "--early-stopping", type=_integer(1), metavar="N",
         help="stop after N epochs without a better validation loss, and keep the best parameters",

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     model = fastnn.load(args.model)
     preprocessing = data.Preprocessing.from_metadata(model.metadata)
     X = read_features(args.data, preprocessing.feature_names)
-    rows = preprocessing.predictions(predict_outputs(model, preprocessing.features.transform(X)))
+    rows = preprocessing.predictions(predict_outputs(model, X, preprocessing))
     # float32 carries no more than nine digits
     cells = [row if isinstance(row, list) else [row] for row in rows]
     cells = [[f"{cell:.9g}" if isinstance(cell, float) else cell for cell in row] for row in cells]
@@ -37,9 +37,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def predict_outputs(model: nn.Module, X: np.ndarray) -> np.ndarray:
-    """Outputs (n, n_outputs) for standardised X (n, n_features), in batches that bound the memory."""
-    return np.concatenate([model(xb) for xb in data.batches(X, batch_size=1024)])
+def predict_outputs(model: nn.Module, X: np.ndarray, preprocessing: data.Preprocessing) -> np.ndarray:  # noqa: N803
+    """Outputs (n, n_outputs) for X (n, n_features) as a file has it, in batches that bound the memory."""
+    return np.concatenate([model(preprocessing.transform(xb)) for xb in data.batches(X, batch_size=1024)])
 
 
 def read_features(path: Path | None, names: list[str]) -> np.ndarray:

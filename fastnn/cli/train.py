@@ -1,4 +1,4 @@
-"""`fastnn train`: a data file in, a multi-layer perceptron in a safetensors file out."""
+"""`fastnn train`: a data file in, a network in a safetensors file out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 import fastnn
 from fastnn import Trainer, callbacks, data, datasets, nn, optim, schedules
+from fastnn.cli import images
 from fastnn.cli.options import UsageError, check_output
-from fastnn.cli.predict import predict_outputs
 from fastnn.history import import_figure
 
 SPLIT_SEED = 0  # not --seed: the same samples are held out whatever is tried
@@ -20,7 +20,7 @@ TEST_SIZE, VALIDATION_SIZE = 0.2, 0.1
 
 @dataclass
 class Part:
-    """Samples ready for the network: X standardised float32, y class indices or scaled float32."""
+    """Samples for the trainer: X standardised float32, or images as they are; y class indices or scaled float32."""
 
     X: np.ndarray
     y: np.ndarray
@@ -31,6 +31,7 @@ class Part:
 
 def run(args: argparse.Namespace) -> int:
     """Train, test and save as the arguments say. Returns the exit status."""
+    images.set_defaults(args)
     output = args.output or Path(f"{args.data.resolve().stem if args.data else 'digits'}.safetensors")
     check_output(output, args.data)
     if args.resume:
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if not interrupted:
         if args.lr == "auto":
             print(f"learning rate found: {trainer.optimizer.lr:.3g}")
-        print(_test_line(trainer, model, test, preprocessing))
+        print(_test_line(trainer, test, preprocessing))
     if history is not None and history.epochs and args.plot:
         history.plot(args.plot)
     model.save(output, metadata=preprocessing.to_metadata())
@@ -92,12 +93,15 @@ def prepared(
     args: argparse.Namespace, lr: float
 ) -> tuple[Trainer, tuple[Part, Part, Part], data.Dataset, data.Preprocessing]:
     """Trainer and data as the options say."""
-    nn.activation(args.activation)
+    if args.activation is not None:
+        nn.activation(args.activation)
     optimizer = optim.optimizer(args.optimizer, lr=lr)
     source = data.read(args.data, args.target, args.task) if args.data else _digits(args)
-    *parts, preprocessing = prepare(source, args.task is not None)
+    if images.is_image_model(args):
+        images.check(source, args.model)
+    *parts, preprocessing = prepare(source, args.task is not None, images.is_image_model(args))
     fastnn.manual_seed(args.seed)
-    model = build_model(args, parts[0].X.shape[1], len(source.classes) or parts[0].y.shape[1])
+    model = build_model(args, parts[0].X.shape[1:], len(source.classes) or parts[0].y.shape[1])
     classify = source.task == "classification"
     trainer = Trainer(
         model,
@@ -107,6 +111,8 @@ def prepared(
         seed=args.seed,
         num_threads=args.threads,
     )
+    if images.is_image_model(args):
+        trainer.transforms = images.batch_transforms(args, preprocessing)
     return trainer, tuple(parts), source, preprocessing
 
 
@@ -116,9 +122,12 @@ def _digits(args: argparse.Namespace) -> data.Dataset:
     return datasets.digits()
 
 
-def prepare(source: data.Dataset, task_given: bool) -> tuple[Part, Part, Part, data.Preprocessing]:
+def prepare(
+    source: data.Dataset, task_given: bool, as_images: bool = False
+) -> tuple[Part, Part, Part, data.Preprocessing]:
     """Split into training, validation and test parts, standardised with the training part's statistics.
 
+    as_images: samples keep the dtype and the shape of images, and their standardisation is left to the trainer.
     Raises DataError for fewer than five samples, fewer than two to a class, or fewer than five to a
     class where the task was not given but inferred from integers.
     """
@@ -134,10 +143,19 @@ def prepare(source: data.Dataset, task_given: bool) -> tuple[Part, Part, Part, d
         )
     X, y = source.X, source.y
     if source.held_out is None:
-        X, X_test, y, y_test = data.train_test_split(X, y, TEST_SIZE, SPLIT_SEED)
+        last = images.split(source, TEST_SIZE) if as_images else None
+        X, X_test, y, y_test = data.train_test_split(X, y, TEST_SIZE, SPLIT_SEED) if last is None else last
     else:
         X_test, y_test = source.held_out.X, source.held_out.y
     X, X_validation, y, y_validation = data.train_test_split(X, y, VALIDATION_SIZE, SPLIT_SEED)
+    if as_images:
+        normalize = data.transforms.Normalize.fit(X.reshape(-1, *source.shape))
+        features = data.Standardizer(np.array(normalize.mean), np.array(normalize.std))
+        preprocessing = data.Preprocessing(
+            source.task, source.feature_names, source.classes, features, shape=source.shape
+        )
+        pairs = ((X, y), (X_validation, y_validation), (X_test, y_test))
+        return *(Part(pixels.reshape(-1, *source.shape), labels) for pixels, labels in pairs), preprocessing
     preprocessing = data.Preprocessing(
         source.task,
         source.feature_names,
@@ -153,9 +171,12 @@ def prepare(source: data.Dataset, task_given: bool) -> tuple[Part, Part, Part, d
     return part(X, y), part(X_validation, y_validation), part(X_test, y_test), preprocessing
 
 
-def build_model(args: argparse.Namespace, n_features: int, n_outputs: int) -> nn.Sequential:
-    """Linear, activation and dropout for each hidden width, then a linear output layer."""
-    layers, width = [], n_features
+def build_model(args: argparse.Namespace, shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+    """The network for images that --model names; or linear, activation and dropout for each hidden width, then a
+    linear output layer. shape: of one sample."""
+    if images.is_image_model(args):
+        return images.build_model(args.model, shape, n_outputs)
+    layers, width = [], shape[0]
     for hidden in args.hidden:
         layers += [nn.Linear(width, hidden), nn.activation(args.activation)]
         layers += [nn.Dropout(args.dropout)] if args.dropout else []
@@ -166,32 +187,35 @@ def build_model(args: argparse.Namespace, n_features: int, n_outputs: int) -> nn
 def _describe(
     args: argparse.Namespace,
     source: data.Dataset,
-    model: nn.Sequential,
+    model: nn.Module,
     trainer: Trainer,
     train: Part,
     validation: Part,
     test: Part,
 ) -> None:
     info = fastnn.info()
-    n_features = train.X.shape[1]
+    shape = train.X.shape[1:]
+    features = f"{shape[0]} features" if len(shape) == 1 else "images of " + " × ".join(map(str, shape))
     outputs = f"{len(source.classes)} classes" if source.classes else f"{train.y.shape[1]} target(s)"
     iterations = data.iterations_per_epoch(len(train), args.batch_size)
     short = len(train) - (iterations - 1) * args.batch_size
     last = f" (the last of {short})" if short < args.batch_size else ""
     batch_size = min(args.batch_size, len(train))
-    memory = trainer.program(batch_size=batch_size, input_shape=(n_features,)).memory
+    memory = trainer.program(batch_size=batch_size, input_shape=shape).memory
     parts = ", ".join(f"{kind} {_bytes(n)}" for kind, n in memory.items() if kind != "total" and n)
     print(f"fastnn {info['version']}, {info['isa']}, {args.threads or info['threads']} thread(s)")
-    print(f"data: {source.source}, {n_features} features, {source.task}, {outputs}")
+    print(f"data: {source.source}, {features}, {source.task}, {outputs}")
     print(f"samples: {len(train)} to train, {len(validation)} to validate, {len(test)} to test")
     if not source.classes:
         print("targets are standardised for training: a loss of 1 is that of always predicting the mean")
-    print(model.summary((n_features,)))
+    print(model.summary(shape if len(shape) == 1 else (1, *shape)))
     print(f"planned memory: {_bytes(memory['total'])} ({parts})")
     print(
         f"iterations: {len(train)} samples in batches of {args.batch_size} = {iterations} per epoch{last}, "
         f"{iterations * args.epochs} in {args.epochs} epoch(s)"
     )
+    if trainer.transforms:
+        print(f"transforms: {', '.join(map(images.shown, trainer.transforms))}")
     rate = args.lr if args.lr == "auto" else f"{args.lr:g}"
     print(f"optimizer: {args.optimizer}, learning rate {rate}, schedule {args.schedule}, seed {args.seed}")
 
@@ -204,12 +228,12 @@ def _bytes(n: int) -> str:
     return f"{n:.4g} GB"
 
 
-def _test_line(trainer: Trainer, model: nn.Module, test: Part, preprocessing: data.Preprocessing) -> str:
+def _test_line(trainer: Trainer, test: Part, preprocessing: data.Preprocessing) -> str:
     if preprocessing.target is None:
         accuracy = trainer.evaluate(test.X, test.y)["accuracy"]
         return f"test accuracy {accuracy:.4f} on {len(test)} held-out samples"
     y = preprocessing.target.inverse(test.y)
-    error = y - preprocessing.target.inverse(predict_outputs(model, test.X))
+    error = y - preprocessing.target.inverse(trainer.predict(test.X))
     rmse = np.sqrt(np.square(error).mean())
     # R2 of 1 is perfect, 0 is as good as the mean of the test targets
     spread = np.square(y - y.mean(axis=0)).sum()

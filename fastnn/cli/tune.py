@@ -10,7 +10,6 @@ import numpy as np
 import fastnn
 from fastnn import data, datasets
 from fastnn.cli.options import check_output
-from fastnn.cli.predict import predict_outputs
 from fastnn.cli.train import prepare
 
 # The network that `fastnn train` makes if it is told nothing.
@@ -83,5 +82,5 @@ def _test(trainer: fastnn.Trainer, test, preprocessing: data.Preprocessing) -> s
     if preprocessing.target is None:
         return f"accuracy {trainer.evaluate(test.X, test.y)['accuracy']:.4f}"
     target = preprocessing.target
-    error = target.inverse(test.y) - target.inverse(predict_outputs(trainer.model, test.X))
+    error = target.inverse(test.y) - target.inverse(trainer.predict(test.X))
     return f"RMSE {np.sqrt(np.square(error).mean()):.6g} (in units of the target)"

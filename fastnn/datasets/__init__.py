@@ -28,4 +28,4 @@ def digits() -> Dataset:
     """The digits as a `Dataset`, with pixels named as scikit-learn names them."""
     X, y = load_digits()
     names = [f"pixel_{row}_{column}" for row in range(8) for column in range(8)]
-    return Dataset(X, y, "classification", list(range(10)), names, "digits (bundled)")
+    return Dataset(X, y, "classification", list(range(10)), names, "digits (bundled)", shape=(1, 8, 8))

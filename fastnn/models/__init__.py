@@ -1,8 +1,9 @@
-"""Whole models."""
+"""Models as users would write them: read them as examples, train them as they are."""
 
 from .autoencoder import AutoEncoder
 from .dscnn import DSCNN
 from .gpt import GPT
+from .lenet import LeNet
 from .mobilenet import MobileNetV1
 from .resnet import ResNet, resnet8, resnet20
 
@@ -10,6 +11,7 @@ __all__ = [
     "AutoEncoder",
     "DSCNN",
     "GPT",
+    "LeNet",
     "MobileNetV1",
     "ResNet",
     "resnet20",
