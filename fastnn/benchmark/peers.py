@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .images import ImageNetwork
 from .networks import Network, Parameters
 from .numpy_mlp import NumpyMLP, targets
 
@@ -18,10 +19,10 @@ from .numpy_mlp import NumpyMLP, targets
 class Peer:
     """What all peers have: the network, its data and its first weights. `threads` as asked for."""
 
-    def __init__(self, network: Network, threads: int):
+    def __init__(self, network: Network | ImageNetwork, threads: int):
         self.network = network
         self.X, self.y = network.data()
-        self.parameters: Parameters = network.parameters()
+        self.parameters: Parameters | list[np.ndarray] = network.parameters()
         self.prepare(threads)
         self.reset()
 
@@ -136,7 +137,7 @@ class ScikitLearn(Peer):
 @dataclass(frozen=True)
 class Entry:
     """A peer in the table: its heading, where its class is, the package that it needs (as imported, and as
-    people call it), and how closely its losses must follow NumPy's (relative)."""
+    people call it), and how closely its losses must follow the reference's (relative)."""
 
     heading: str
     module: str
@@ -154,7 +155,7 @@ class Entry:
         """ "PyTorch 2.9.0": imports the package."""
         return f"{self.library} {importlib.import_module(self.package).__version__}"
 
-    def create(self, network: Network, threads: int) -> Peer:
+    def create(self, network: Network | ImageNetwork, threads: int) -> Peer:
         module = importlib.import_module(f".{self.module}", __package__)
         return getattr(module, self.class_name)(network, threads)
 
@@ -169,3 +170,15 @@ PEERS = {
     "jax": Entry("JAX scan", "jax_peer", "JaxScan", "jax", "JAX"),
     "jax-jit": Entry("JAX jit", "jax_peer", "JaxJit", "jax", "JAX"),
 }
+IMAGE_PEERS = {
+    "fastnn": Entry("fastnn fit", "fastnn_images", "FastnnImagesFit", "fastnn", "fastnn", 5e-3),
+    "fastnn-step": Entry("fastnn step", "fastnn_images", "FastnnImagesStep", "fastnn", "fastnn", 5e-3),
+    "torch": Entry("PyTorch eager", "torch_images", "TorchImagesEager", "torch", "PyTorch", 5e-3),
+    "torch-compile": Entry("PyTorch compiled", "torch_images", "TorchImagesCompiled", "torch", "PyTorch", 5e-3),
+    "jax": Entry("JAX jit", "jax_images", "JaxImages", "jax", "JAX", 5e-3),
+}
+
+
+def peers_for(network: Network | ImageNetwork) -> dict[str, Entry]:
+    """The peers that can train a network."""
+    return IMAGE_PEERS if isinstance(network, ImageNetwork) else PEERS

@@ -20,8 +20,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .images import ImageNetwork
 from .networks import Network
-from .peers import PEERS
+from .peers import peers_for
 
 THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
@@ -39,7 +40,7 @@ class PeerError(RuntimeError):
 class PeerProcess:
     """The process of one peer on one network. Once ready, it runs only inside `run`."""
 
-    def __init__(self, name: str, network: Network, cpus: list[int]):
+    def __init__(self, name: str, network: Network | ImageNetwork, cpus: list[int]):
         self.name, self.network = name, network
         environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(len(cpus)))
         self.log = tempfile.TemporaryFile()
@@ -57,7 +58,8 @@ class PeerProcess:
         return version
 
     def run(self, epochs: int) -> dict:
-        """One turn: {"losses": mean of each of 1 + epochs epochs, "seconds": of the last `epochs`}."""
+        """One turn: {"losses": mean of each of 1 + epochs epochs, "seconds" and "cpu_seconds": of the last
+        `epochs`}."""
         self.process.send_signal(signal.SIGCONT)
         with contextlib.suppress(BrokenPipeError):  # it has ended: the missing answer tells
             print(epochs, file=self.process.stdin, flush=True)
@@ -91,40 +93,48 @@ class PeerProcess:
 
 @dataclass
 class Result:
-    """One peer on one network: seconds per step of each round, and what was wrong with it, if anything."""
+    """One peer on one network: seconds per step of each round, and what was wrong with it, if anything.
+
+    cpu_seconds: the same of the process's own time, of all its threads; what other processes took is not in it.
+    """
 
     version: str
     seconds: list[float] = field(default_factory=list)
     complaint: str = ""
+    cpu_seconds: list[float] = field(default_factory=list)
 
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
 
 
-def race(network: Network, names: list[str], rounds: int, threads: int) -> dict[str, Result]:
-    """Times the peers on one network, in turn, `rounds` times each, after their losses were compared with
-    NumPy's ("numpy" must be among the names). Raises PeerError when a process fails."""
+def race(
+    network: Network | ImageNetwork, names: list[str], rounds: int, threads: int, reference: str = "numpy"
+) -> dict[str, Result]:
+    """Times the peers on one network, in turn, `rounds` times each, after their losses were compared with those of
+    `reference`, one of the names. Raises PeerError when a process fails."""
     cpus = idlest_cpus(threads)
     running: list[PeerProcess] = []
     try:
         for name in names:
             running.append(PeerProcess(name, network, cpus))
-        return _race(running, rounds, threads)
+        return _race(running, rounds, threads, reference)
     finally:
         for peer in running:
             peer.close()
 
 
-def _race(peers: list[PeerProcess], rounds: int, threads: int) -> dict[str, Result]:
+def _race(peers: list[PeerProcess], rounds: int, threads: int, reference: str) -> dict[str, Result]:
     network = peers[0].network
     results = {peer.name: Result(peer.wait_ready()) for peer in peers}
 
     first = {peer.name: peer.run(VALIDATED_EPOCHS - 1)["losses"] for peer in peers}
     for name, losses in first.items():
-        error, allowed = disagreement(losses, first["numpy"]), PEERS[name].tolerance
+        entries = peers_for(network)
+        error, allowed = disagreement(losses, first[reference]), entries[name].tolerance
         if not error <= allowed:
-            results[name].complaint = f"losses differ from NumPy's by {error:.1e}, more than {allowed:.0e}"
+            whose = entries[reference].library
+            results[name].complaint = f"losses differ from {whose}'s by {error:.1e}, more than {allowed:.0e}"
 
     # The second run is free of compilation and first touches: it tells how many epochs fill a turn.
     epochs = {peer.name: max(1, math.ceil(TURN_SECONDS / peer.run(1)["seconds"])) for peer in peers}
@@ -132,8 +142,9 @@ def _race(peers: list[PeerProcess], rounds: int, threads: int) -> dict[str, Resu
         cpus = idlest_cpus(threads)
         for peer in peers:
             peer.bind(cpus)
-            seconds = peer.run(epochs[peer.name])["seconds"]
-            results[peer.name].seconds.append(seconds / (epochs[peer.name] * network.batches))
+            answer, steps = peer.run(epochs[peer.name]), epochs[peer.name] * network.batches
+            results[peer.name].seconds.append(answer["seconds"] / steps)
+            results[peer.name].cpu_seconds.append(answer["cpu_seconds"] / steps)
     return results
 
 

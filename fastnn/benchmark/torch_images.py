@@ -136,7 +136,8 @@ class TorchImagesCompiled(TorchImages):
                 p.sub_(lr / correction1 * m / (torch.sqrt(v) / correction2 + 1e-8))
             return loss
 
-        self.step = torch.compile(step, fullgraph=True, dynamic=False)
+        options = {"force_layout_optimization": True}         # channels last all through
+        self.step = torch.compile(step, fullgraph=True, dynamic=False, options=options)
         self.params = [self._placed(p) for p in self.parameters]
         self.slots = [(torch.zeros_like(p), torch.zeros_like(p)) for p in self.params]
         norms = [shapes[0] for layer, shapes, _ in self.network.described() if isinstance(layer, BatchNorm)]

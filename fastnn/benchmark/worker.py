@@ -1,7 +1,7 @@
 """The process of one peer, bound to some CPUs: `python -m fastnn.benchmark.worker PEER NETWORK CPU...`.
 
 Says `{"ready": "name and version"}`, then answers each line of standard input, an epoch count E, with
-`{"losses": [...], "seconds": s}`: it goes back to the first weights, trains one epoch untimed, then E epochs
+`{"losses": [...], "seconds": s, "cpu_seconds": s}`: it goes back to the first weights, trains one epoch untimed, then E epochs
 on the clock. The losses are the mean of each epoch, the untimed one first. Ends with the input.
 """
 
@@ -10,8 +10,9 @@ import os
 import sys
 import time
 
+from .images import IMAGE_NETWORKS
 from .networks import NETWORKS
-from .peers import PEERS
+from .peers import peers_for
 
 
 def main() -> None:
@@ -24,14 +25,17 @@ def main() -> None:
 
     name, network, *cpus = sys.argv[1:]
     os.sched_setaffinity(0, set(map(int, cpus)))
-    peer = PEERS[name].create(NETWORKS[network], len(cpus))
-    answer(ready=PEERS[name].version)
+    trained = {**NETWORKS, **IMAGE_NETWORKS}[network]
+    entry = peers_for(trained)[name]
+    peer = entry.create(trained, len(cpus))
+    answer(ready=entry.version)
     for line in sys.stdin:
         peer.reset()
         losses = list(peer.train(1))
-        start = time.perf_counter()
+        start, spent = time.perf_counter(), time.process_time()
         losses += peer.train(int(line))
-        answer(seconds=time.perf_counter() - start, losses=list(map(float, losses)))
+        seconds, spent = time.perf_counter() - start, time.process_time() - spent
+        answer(seconds=seconds, cpu_seconds=spent, losses=list(map(float, losses)))
 
 
 if __name__ == "__main__":
