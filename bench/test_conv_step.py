@@ -3,8 +3,9 @@
     pytest bench/test_conv_step.py                      one thread and all cores
     BENCH_PEERS=torch pytest bench/test_conv_step.py -k "c and one"
 
-CPU time leaves out what other processes took meanwhile. Every peer runs in a process of its own that is stopped outside its turn; their losses must agree first. The networks
-are those of fastnn/benchmark/images.py. With FASTNN_PROFILE=1, fastnn's instructions are timed as well.
+Every peer runs in a process of its own that is stopped outside its turn; their losses must agree first. CPU time leaves
+out what other processes took meanwhile. The networks are those of fastnn/benchmark/images.py. With FASTNN_PROFILE=1,
+fastnn's instructions are timed as well.
 """
 
 import os

@@ -1,8 +1,8 @@
 """The process of one peer, bound to some CPUs: `python -m fastnn.benchmark.worker PEER NETWORK CPU...`.
 
 Says `{"ready": "name and version"}`, then answers each line of standard input, an epoch count E, with
-`{"losses": [...], "seconds": s, "cpu_seconds": s}`: it goes back to the first weights, trains one epoch untimed, then E epochs
-on the clock. The losses are the mean of each epoch, the untimed one first. Ends with the input.
+`{"losses": [...], "seconds": s, "cpu_seconds": s}`: it goes back to the first weights, trains one epoch untimed, then
+E epochs on the clock. The losses are the mean of each epoch, the untimed one first. Ends with the input.
 """
 
 import json

@@ -20,10 +20,12 @@ examples:
   fastnn train --data wine.csv --target quality --task regression --epochs 100
   fastnn train --lr auto --schedule one_cycle --early-stopping 5 --resume run.safetensors --plot out.png
   fastnn train --data mnist/ --hidden 512,256 --batch-size 128 --output mnist.safetensors
+  fastnn train --data mnist/ --model lenet        a convolutional network: the samples stay images
 
 data: a CSV file with a header, an .npz file with arrays X and y, or a folder of MNIST-style
-idx(.gz) files. A fifth of the samples is held out for the final test, always the same ones,
-unless the folder has its own t10k files; a tenth of the rest validates each epoch.
+idx(.gz) files or of CIFAR's .bin files. A fifth of the samples is held out for the final test, always
+the same ones (for networks for images the last of a folder), unless the folder has test files of its
+own; a tenth of the rest validates each epoch.
 """
 
 PREDICT_EXAMPLE = """\

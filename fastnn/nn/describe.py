@@ -105,8 +105,6 @@ def build(text: str, most: int | None = None) -> Module:
     """
     import json
 
-    from .. import models  # noqa: F401  makes its classes known
-
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
