@@ -184,8 +184,8 @@ class Program:
     def profile(self, passes: int = 200) -> str:
         """A table of the instructions: kernel, sizes, µs on one thread, GFLOP/s of products, % of the whole.
 
-        Times are the smallest of `passes` runs on samples of zeros, inputs and results in memory of their own.
-        Parameters and the optimizer's state are put back afterwards.
+        Times are the smallest of `passes` runs on samples of noise and labels of 0 (on zeros, branches are too easily
+        foreseen), inputs and results in memory of their own. Parameters and the optimizer's state are put back.
         """
         unwritten = ("activations", "constants", "snapshots")
         kept = {name: data.copy() for name, data in self.segments.items() if name not in unwritten}
@@ -193,10 +193,12 @@ class Program:
         for name, uses in self.relocations.items():
             for i, slot, offset in uses:
                 self.executor.bind(i, slot, address_of(outside[name]) + offset)
-        nothing = np.zeros(max([1, *(self._costs[i][1][1] for i in self.sources.values())]), dtype=np.int64)
+        longest = max([1, *(self._costs[i][1][1] for i in self.sources.values())])
+        # One row for all samples: rows lie 0 bytes apart.
+        zeros, noise = np.zeros(longest, np.int64), np.random.default_rng(0).standard_normal(longest, np.float32)
         for i in self.sources.values():
-            # One row for all samples: rows lie 0 bytes apart.
-            self.executor.bind_source(i, address_of(nothing), 0, DTYPES["i8" if self._costs[i][1][4] else "f4"])
+            row, code = (zeros, "i8") if self._costs[i][1][4] else (noise, "f4")
+            self.executor.bind_source(i, address_of(row), 0, DTYPES[code])
         try:
             seconds = self.executor.seconds(0, self.length, passes)
         finally:
