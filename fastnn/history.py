@@ -19,7 +19,9 @@ class History:
         self.extend({name: [value] for name, value in values.items()}, 1)
 
     def extend(self, values: dict[str, list[float]], epochs: int) -> None:
-        """Add so many epochs at once."""
+        """Add so many epochs at once; nothing is known of quantities that have none."""
+        if not epochs:
+            return
         before, missing = self.epochs, [float("nan")]
         for name in {**self.history, **values}:
             self.history.setdefault(name, missing * before).extend(values.get(name, missing * epochs))
@@ -28,6 +30,8 @@ class History:
         """Forget all but the first so many epochs."""
         for values in self.history.values():
             del values[epochs:]
+        if not epochs:
+            self.history.clear()
 
     @property
     def epochs(self) -> int:
