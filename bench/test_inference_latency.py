@@ -11,11 +11,14 @@ import pytest
 
 import fastnn
 from fastnn import nn
+from fastnn.benchmark.fastnn_images import module
+from fastnn.benchmark.images import IMAGE_NETWORKS
 
 pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 NETWORKS = {"64-128-64-10": (64, 128, 64, 10), "784-512-256-10": (784, 512, 256, 10)}
+IMAGES = ("a", "c", "d")                 # of fastnn/benchmark/images.py
 ROUNDS, CALLS = 40, 100
 
 
@@ -45,10 +48,16 @@ def kernel_seconds(model, x) -> float:
 
 
 @pytest.mark.parametrize("batch", [1, 32])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, *IMAGES])
 def test_latency(benchmark, tmp_path, capsys, name, batch):
-    model = network(NETWORKS[name])
-    x = np.random.default_rng(0).random((batch, NETWORKS[name][0]), dtype=np.float32)
+    if name in NETWORKS:
+        model, shape = network(NETWORKS[name]), (NETWORKS[name][0],)
+    else:
+        chosen = IMAGE_NETWORKS[name]
+        fastnn.manual_seed(0)
+        model, shape = module(chosen.layers, chosen.shape)[0], chosen.shape
+        name = chosen.title.partition(", batch")[0]
+    x = np.random.default_rng(0).random((batch, *shape), dtype=np.float32)
     model.export_onnx(tmp_path / "model.onnx", x.shape[1:])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
