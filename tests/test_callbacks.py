@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -239,11 +240,22 @@ def test_bad_hyperparameters_are_named(make, error, message):
 
 
 def test_tensorboard(tmp_path):
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError:
-        with pytest.raises(ImportError, match=r"fastnn\[tensorboard\]"):
-            callbacks.TensorBoard(tmp_path)
-        return
-    fit(callbacks.TensorBoard(tmp_path))
-    assert any(p.stat().st_size > 100 for p in tmp_path.iterdir())
+    """TensorBoard's own reader finds every value of every epoch."""
+    pytest.importorskip("tensorboard", reason="needs TensorBoard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, history = fit(callbacks.TensorBoard(tmp_path))
+    found = EventAccumulator(str(tmp_path)).Reload()
+    assert set(found.Tags()["scalars"]) == set(history.history)
+    for name, values in history.history.items():
+        events = found.Scalars(name)
+        assert [event.step for event in events] == list(range(len(values)))
+        assert [event.value for event in events] == [np.float32(v) for v in values]
+
+
+def test_tensorboard_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ImportError, match=r"fastnn\[tensorboard\]"):
+        callbacks.TensorBoard(tmp_path)
