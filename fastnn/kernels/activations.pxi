@@ -43,10 +43,6 @@ cdef inline float gelu_grad_(float x) noexcept nogil:      # Φ(x) + x·φ(x)
 
 
 # 0.5·(1 + tanh u) is sigmoid(2u), with u = √(2/π)·(x + 0.044715·x³).
-cdef inline float gelu_tanh_(float x) noexcept nogil:
-    return x * sigmoid_(<float>1.59576912 * (x + <float>0.044715 * x * x * x))
-
-
 cdef inline float gelu_tanh_grad_(float x) noexcept nogil:
     cdef float s
     x = <float>10.0 if x > <float>10.0 else x            # the slope is 0 or 1 beyond, where x³ may overflow

@@ -8,7 +8,8 @@
 # tanh   odd polynomial below 0.625, else 1 - 2/(e^{2|x|} + 1) (Cephes' split).
 # gelu   x·Φ(x) from the tail of the normal distribution, which keeps its relative precision.
 # erf    odd polynomial below 0.92, else 1 - e^{Q(|x|)}.
-# The polynomials are least-squares fits on Chebyshev nodes, weighted for relative error.
+# The polynomials are least-squares fits on Chebyshev nodes, weighted for relative error (the tail's with its
+# coefficients rounded one by one, from the lowest order, and the others fitted again).
 
 from libc.stdint cimport int32_t
 from libc.math cimport fabsf, sqrtf, copysignf
@@ -34,34 +35,36 @@ cdef inline float minimum_(float a, float b) noexcept nogil:
     return b if b != b else a
 
 
-# split: e^(x + lo), |lo| small; else e^x. scaled: c times that, where c comes in before the result may become denormal.
-cdef inline float exp_of(bint split, bint scaled, float x, float lo, float c) noexcept nogil:
+# split: e^(x + lo), |lo| small; else e^x. scaled: c + rest times that, |rest| small, where c comes in before the result
+# may become denormal, and in one rounding with the sum 1 + (e^r - 1).
+cdef inline float exp_of(bint split, bint scaled, float x, float lo, float c, float rest) noexcept nogil:
     cdef float t, n, r, p
     cdef int32_t i, half
     x = <float>89.0 if x > <float>89.0 else x            # NaN fails both comparisons and stays NaN
     x = <float>-120.0 if x < <float>-120.0 else x
-    t = x * <float>1.44269504089 + <float>12582912.0     # adding 1.5·2^23 rounds to the nearest integer
+    t = x + lo if split else x
+    t = t * <float>1.44269504089 + <float>12582912.0     # adding 1.5·2^23 rounds to the nearest integer
     n = t - <float>12582912.0
     r = x - n * <float>0.693359375
-    r = r - n * <float>-2.12194440e-4
     if split:
-        r = r + lo
+        r = r + (lo - n * <float>-2.12194440e-4)
+    else:
+        r = r - n * <float>-2.12194440e-4
     p = <float>1.395048622e-3
     p = p * r + <float>8.368887863e-3
     p = p * r + <float>4.166620587e-2
     p = p * r + <float>1.666651885e-1
     p = p * r + <float>0.5000000095
-    p = p * r * r + r + <float>1.0
+    p = p * r * r + r
+    p = (p * c + rest) + c if scaled else p + <float>1.0
     i = float_bits(t) - 0x4B400000
     half = i >> 1
     p = p * bits_float((half + 127) << 23)
-    if scaled:
-        p = p * c
     return p * bits_float((i - half + 127) << 23)
 
 
 cdef inline float exp_(float x) noexcept nogil:
-    return exp_of(False, False, x, <float>0.0, <float>1.0)
+    return exp_of(False, False, x, <float>0.0, <float>1.0, <float>0.0)
 
 
 cdef inline float log_(float x) noexcept nogil:
@@ -102,7 +105,8 @@ cdef inline float sigmoid_(float x) noexcept nogil:
 # x·sigmoid(x). The x - x make the value at -inf NaN, as -inf·0 is.
 cdef inline float silu_(float x) noexcept nogil:
     cdef float a = -fabsf(x), c = <float>-125.0 if x < <float>-125.0 else x
-    return (x if x >= <float>0.0 else exp_of(False, True, a, <float>0.0, c + (x - x))) / (<float>1.0 + exp_(a))
+    c = x if x >= <float>0.0 else exp_of(False, True, a, <float>0.0, c + (x - x), <float>0.0)
+    return c / (<float>1.0 + exp_(a))
 
 
 cdef inline float tanh_(float x) noexcept nogil:
@@ -130,32 +134,64 @@ cdef inline float tanh_(float x) noexcept nogil:
     return copysignf(q if a >= <float>0.625 else p, x)
 
 
+# The upper 12 bits of the significand: products of two such numbers are exact, with and without FMA.
+cdef inline float upper_(float x) noexcept nogil:
+    return bits_float(float_bits(x) & <int32_t>0xFFFFF000)
+
+
 # a·Q(a) for a ≥ 0, where Q(a) = erfc(a/√2)/2 is the upper tail of the normal distribution, with a small relative
 # error: Q(a) = e^(-a²/2)·H(t)/(a + 2), t = (a - 2)/(a + 2) (after Shepherd and Laframboise, Math. Comp. 36, 1981).
-# a² is split into the square of the upper 12 bits of a, which is exact, and the rest.
+# a² is split into the square of the upper 12 bits of a, which is exact, and the rest. What 1/(a + 2) lacks goes, as a
+# relative error, into the exponent and into t; what its product with a lacks is the rest.
 cdef inline float normal_tail_(float a) noexcept nogil:
-    cdef float h, w, t, p
+    cdef float h, d, w, wh, dh, u, rest, e, t, p
     a = <float>14.5 if a > <float>14.5 else a             # 0 beyond
-    h = bits_float(float_bits(a) & <int32_t>0xFFFFF000)
-    w = <float>1.0 / (a + <float>2.0)
-    t = <float>1.0 - <float>4.0 * w
-    p = <float>-7.356928531e-05
-    p = p * t + <float>3.282856079e-05
-    p = p * t + <float>7.193167001e-04
-    p = p * t + <float>8.811570450e-04
-    p = p * t + <float>-1.887482277e-03
-    p = p * t + <float>-6.750096939e-03
-    p = p * t + <float>-4.840870065e-04
-    p = p * t + <float>3.672134182e-02
-    p = p * t + <float>2.879848752e-02
-    p = p * t + <float>-3.314045534e-01
-    p = p * t + <float>6.724079913e-01
-    return exp_of(True, True, <float>-0.5 * h * h, <float>-0.5 * (a - h) * (a + h), a * w * p)
+    h = upper_(a)
+    d = a + <float>2.0
+    w = <float>1.0 / d
+    wh = upper_(w)
+    dh = upper_(d)
+    u = a * w
+    rest = (h * wh - u) + h * (w - wh) + (a - h) * w
+    e = ((<float>1.0 - wh * dh) - wh * (d - dh)) - (w - wh) * d - w * (a - (d - <float>2.0))
+    t = (<float>1.0 - <float>4.0 * w) - <float>4.0 * w * e
+    p = <float>-7.111291779e-05
+    p = p * t + <float>3.499015293e-05
+    p = p * t + <float>7.150953170e-04
+    p = p * t + <float>8.780453936e-04
+    p = p * t + <float>-1.884555793e-03
+    p = p * t + <float>-6.748555228e-03
+    p = p * t + <float>-4.850756086e-04
+    p = p * t + <float>3.672104701e-02
+    p = p * t + <float>2.879863605e-02
+    p = p * t + <float>-3.314045370e-01
+    p = p * t + <float>6.724079847e-01
+    return exp_of(True, True, <float>-0.5 * h * h, e - <float>0.5 * (a - h) * (a + h), u * p, rest * p)
 
 
 cdef inline float gelu_(float x) noexcept nogil:
     cdef float tail = normal_tail_(fabsf(x))
     return x - tail if x >= <float>0.0 else (x - x) - tail
+
+
+# x·sigmoid(v), v = √(8/π)·(x + 0.044715·x³); as silu_, but with the exponent in two parts, the first of them the
+# product of x and A + B·x², both cut to 12 bits; A and B are sums of a number of 12 bits and the rest.
+cdef inline float gelu_tanh_(float x) noexcept nogil:
+    cdef float a = fabsf(x), h, z, low, s, sh, e, c
+    a = <float>11.0 if a > <float>11.0 else a             # the sigmoid is 0 or 1 beyond
+    h = upper_(a)
+    s = h * h                                             # x², exact with what is left in low
+    z = upper_(s)
+    low = (s - z) + (a - h) * (a + h)
+    s = <float>1.595703125 + <float>0.07135009765625 * z
+    low = (<float>1.595703125 - s) + <float>0.07135009765625 * z + (<float>0.0713548162726 * low
+          + <float>4.71861635e-06 * z + <float>6.59966057e-05)
+    sh = upper_(s)
+    low = h * ((s - sh) + low) + (a - h) * (s + low)
+    e = exp_of(True, False, -h * sh, -low, <float>1.0, <float>0.0)
+    c = <float>-11.0 if x < <float>-11.0 else x
+    c = x if x >= <float>0.0 else exp_of(True, True, -h * sh, -low, c + (x - x), <float>0.0)
+    return c / (<float>1.0 + e)
 
 
 cdef inline float softplus_(float x) noexcept nogil:
