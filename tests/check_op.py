@@ -84,9 +84,9 @@ def bound(isa: str) -> Iterator[None]:
         patch.setattr(linalg, "packed_size", module.packed_size)
         patch.setattr(engine_source, "_FIRST_NONFINITE", module.KERNELS["first_nonfinite"])
         patch.setattr(engine_source, "_INTEGER_RANGE", module.KERNELS["integer_range"])
-        dispatch._compiled.cache_clear()
+        dispatch.forget()
         yield
-    dispatch._compiled.cache_clear()
+    dispatch.forget()
 
 
 # -- the reference ----------------------------------------------------------------------------------------------------

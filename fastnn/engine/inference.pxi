@@ -31,7 +31,8 @@ cdef class Inference:
     cdef int64_t n_inputs, n_uses, static_end
     cdef Use *uses
     cdef size_t *addresses
-    cdef bint parallel, calls_python, single
+    cdef int64_t *lengths               # in bytes
+    cdef bint parallel, calls_python, single, read_only
     cdef object arena, version, layout, edits, threads
     cdef PyThread_type_lock lock
     cdef unsigned long owner            # the thread that has the lock
@@ -48,8 +49,9 @@ cdef class Inference:
         self.n_uses = len(uses)
         self.uses = <Use*>PyMem_Calloc(max(self.n_uses, 1), sizeof(Use))
         self.addresses = <size_t*>PyMem_Calloc(max(<int64_t>len(self.shapes), 1), sizeof(size_t))
+        self.lengths = <int64_t*>PyMem_Calloc(max(<int64_t>len(self.shapes), 1), sizeof(int64_t))
         self.lock = PyThread_allocate_lock()
-        if self.uses == NULL or self.addresses == NULL or self.lock == NULL:
+        if self.uses == NULL or self.addresses == NULL or self.lengths == NULL or self.lock == NULL:
             raise MemoryError("no memory for a compiled function")
         for i in range(self.n_uses):
             self.uses[i].array, self.uses[i].instr, self.uses[i].slot, self.uses[i].offset = uses[i]
@@ -57,6 +59,7 @@ cdef class Inference:
     def __dealloc__(self):
         PyMem_Free(self.uses)
         PyMem_Free(self.addresses)
+        PyMem_Free(self.lengths)
         if self.lock != NULL:
             PyThread_free_lock(self.lock)
 
@@ -99,6 +102,8 @@ cdef class Inference:
             for i in range(n):
                 if not self.locate(self.n_inputs + i, results[i]):
                     return None
+            if out is not None and self.spoils():
+                return None
             if self.ids:
                 self.check_ids(arrays)
             for i in range(self.n_uses):
@@ -124,6 +129,17 @@ cdef class Inference:
             if not inside:
                 one.check(arrays[k], "the input")       # columns of it may be all that is looked up
         return 0
+
+    cdef bint spoils(self) noexcept:
+        """Whether the result, the last array, may not be written, or lies in memory that the kernels read."""
+        cdef int64_t i, k = self.n_inputs
+        if self.read_only:
+            return True
+        for i in range(k):
+            if (self.addresses[i] < self.addresses[k] + <size_t>self.lengths[k]
+                    and self.addresses[k] < self.addresses[i] + <size_t>self.lengths[i]):
+                return True
+        return False
 
     cdef int64_t begin(self) except -1:
         """The first instruction to run: parameters that cannot have changed keep what was made of them."""
@@ -159,7 +175,7 @@ cdef class Inference:
         self.owner = me
 
     cdef bint locate(self, int64_t k, array) except -1:
-        """Note the address of array k; False unless it has the shape and is contiguous."""
+        """Note where array k lies; False unless it has the shape and is contiguous."""
         cdef Py_buffer view
         cdef tuple shape = <tuple>self.shapes[k]
         cdef int64_t i = len(shape), step
@@ -171,6 +187,65 @@ cdef class Inference:
             fits = view.shape[i] == <int64_t>shape[i] and (
                 view.strides[i] == step or view.shape[i] == 1 or view.len == 0)
             step *= view.shape[i]
-        self.addresses[k] = <size_t>view.buf
+        self.addresses[k], self.lengths[k], self.read_only = <size_t>view.buf, view.len, view.readonly
         PyBuffer_Release(&view)
         return fits
+
+
+cdef object FLOAT32 = np.dtype(np.float32)
+cdef object INT64 = np.dtype(np.int64)
+
+
+cdef class Known:
+    """Compiled functions by what they are called with, for calls that need nothing but to be run.
+
+    most: so many are kept; one more, and all are forgotten.
+    """
+
+    cdef dict compiled
+    cdef int64_t most
+
+    def __init__(self, int64_t most):
+        self.compiled, self.most = {}, most
+
+    def clear(self):
+        """Forget all."""
+        self.compiled.clear()
+
+    cdef tuple key(self, function, tuple arrays, dict attrs):
+        cdef list parts = [function]
+        for x in arrays:
+            if type(x) is not ndarray:
+                return None
+            dtype = x.dtype
+            if dtype is INT64:
+                parts.append(INT64)
+            elif dtype is not FLOAT32:
+                return None
+            parts.append(x.shape)
+        parts.extend(attrs.items())
+        return tuple(parts)
+
+    def find(self, function, tuple arrays, dict attrs, make):
+        """What was compiled for `function` of such arrays; else make(), which has an `inference`, remembered."""
+        key = self.key(function, arrays, attrs)
+        found = self.compiled.get(key) if key is not None else None
+        if found is not None:
+            return found[1]
+        made = make()
+        if key is not None:
+            if len(self.compiled) >= self.most:
+                self.compiled.clear()
+            self.compiled[key] = made.inference, made
+        return made
+
+    def call(self, function, tuple arrays, out, dict attrs):
+        """The result where `function` is known for float32 or int64 arrays of these shapes, all of them C-contiguous.
+
+        None otherwise, and where `out` does not take the result as it comes from the kernels.
+        """
+        key = self.key(function, arrays, attrs)
+        found = self.compiled.get(key) if key is not None else None
+        if found is None or (out is not None and (type(out) is not ndarray or out.dtype is not FLOAT32)):
+            return None
+        return (<Inference>(<tuple>found)[0]).attempt(arrays, out, 1)

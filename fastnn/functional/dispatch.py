@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable
 
 import numpy as np
 
+from ..engine.executor import Known
 from ..graph.compile import Compiled
 from ..graph.tensor import FLOAT, INT, Operators, Out, Tensor, constant, current
 from ..parameter import Parameter
@@ -43,20 +43,30 @@ def array_of(x) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.int64 if keep else np.float32).reshape(array.shape)
 
 
-@lru_cache(maxsize=512)
-def _compiled(function: Callable, attrs: tuple, specs: tuple[tuple, ...]):
-    outs = [Out(shape, INT if kind == "i" else FLOAT) for shape, kind in specs]
-    return Compiled(lambda *tensors: function(*tensors, **dict(attrs)), outs)
+_known = Known(512)
 
 
-def call(function: Callable, operands: Sequence, out: np.ndarray | None = None, **attrs):
+def _compiled(function: Callable, arrays: tuple[np.ndarray, ...], attrs: dict) -> Compiled:
+    specs = [Out(x.shape, INT if x.dtype.kind == "i" else FLOAT) for x in arrays]
+    return Compiled(lambda *tensors: function(*tensors, **attrs), specs)
+
+
+def forget() -> None:
+    """Compile everything anew when it is called next."""
+    _known.clear()
+
+
+def call(function: Callable, operands: tuple, out: np.ndarray | None = None, **attrs):
     """Run `function` of symbolic tensors on the operands: as part of a trace, or compiled on its own."""
+    result = _known.call(function, operands, out, attrs)
+    if result is not None:
+        return result
     if is_symbolic(*operands):
         if out is not None:
             raise ValueError("out= needs arrays, not symbolic tensors")
         return function(*map(symbol, operands), **attrs)
-    arrays = [array_of(x) for x in operands]
-    compiled = _compiled(function, tuple(attrs.items()), tuple([(a.shape, a.dtype.kind) for a in arrays]))
+    arrays = tuple([array_of(x) for x in operands])
+    compiled = _known.find(function, arrays, attrs, lambda: _compiled(function, arrays, attrs))
     if out is None:
         return compiled(*arrays)
     if not isinstance(out, np.ndarray):
@@ -82,7 +92,7 @@ def floats(x: Tensor) -> Tensor:
 
 def as_float(x):
     """Eager integer arrays are numbers here, not labels."""
-    if _ready(x) or isinstance(x, Operators):
+    if (type(x) is np.ndarray and x.dtype is _FLOAT32) or isinstance(x, Operators):
         return x
     array = np.asarray(x)
     if array.dtype.kind not in "biuf":
