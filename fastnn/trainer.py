@@ -35,7 +35,7 @@ class Trainer:
 
     model: a Module. loss: a Loss, or any function (prediction, target) → number or one value per sample.
     metrics: names of `fastnn.metrics` ("accuracy", "f1", "rmse", …) or functions (prediction, target) → number, on
-    ndarrays of the whole epoch.
+    ndarrays of the whole epoch. Each sample counts once in them, as in Keras: weights are for the loss.
     seed: of shuffling and dropout. num_threads: at most so many; default `fastnn.get_num_threads()`.
     Results are bit-identical for any number of threads.
     """
@@ -126,7 +126,8 @@ class Trainer:
         epoch (by val_loss, else loss); the schedule, written for `epochs` or for what fits, is stretched to it.
         resume: a file of `save` or ModelCheckpoint, or a folder of them, to continue to `epochs` in all (default:
         those that it was begun with; nothing is done if none are left), bit for bit as if nothing had been between;
-        data, batch_size, shuffle, callbacks and the like must be given as before.
+        data, batch_size, shuffle, callbacks and the like must be given as before. lr: a new rate for what is left, but
+        "auto" keeps the one that was found; time_budget counts what was spent before.
         transforms: of `fastnn.data.transforms`, applied to each batch of X in the engine. They become the trainer's:
         evaluation, `predict`, `step` and later fits apply them too, outside of training without their randomness.
 

@@ -1,6 +1,7 @@
 """Checkpoints: an interrupted and resumed training is the uninterrupted one, bit for bit, wherever it was cut."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -210,6 +211,43 @@ def test_files_that_do_not_fit_change_nothing(tmp_path, change, message):
     assert same(before, other.model.state_dict()) and other.iteration == 0
 
 
+def test_resumed_with_a_learning_rate(tmp_path):
+    """The same rate again: the same bits. Another: for what is left. "auto": what was found is not looked for again."""
+    path = tmp_path / "c.safetensors"
+    expected = everything(whole := trainer(), fit(whole, lr=0.02))
+    one = trainer()
+    fit(one, callbacks=[Stop(7)], lr=0.02)
+    one.save(path)
+    second = trainer()
+    assert_equal(everything(second, fit(second, resume=path, lr=0.02)), expected)
+    third = trainer()
+    assert fit(third, resume=path, lr=0.001)["lr"][-1] == third.optimizer.lr == 0.001
+    found = trainer()
+    fit(found, callbacks=[Stop(7)], lr="auto")
+    found.save(path)
+    again = trainer()
+    fit(again, resume=path, lr="auto")
+    assert again.optimizer.lr == found.optimizer.lr != 0.02
+
+
+def test_resumed_with_a_time_budget(tmp_path):
+    """What was spent before counts, and the best epoch may be one from before."""
+    path, held_out = tmp_path / "c.safetensors", (X[:20], LABELS[:20])
+    arguments = {"epochs": None, "validation_split": 0.0, "validation_data": held_out}
+    history = fit(trainer(optim.Adam(lr=1.0)), time_budget=0.3, callbacks=[callbacks.ModelCheckpoint(path)], **arguments)
+    epochs = history.epochs
+    second, began = trainer(optim.Adam(lr=1.0)), time.perf_counter()
+    history = fit(second, time_budget=0.6, resume=path, **arguments)
+    assert 0.15 < time.perf_counter() - began < 0.55 and history.epochs > epochs
+    assert second.evaluate(*held_out)["loss"] == pytest.approx(min(history["val_loss"]), rel=1e-5)
+    third = trainer(optim.Adam(lr=1.0))
+    history = fit(third, time_budget=1e-9, resume=path, **arguments)
+    assert history.epochs == third.epoch == epochs
+    assert third.evaluate(*held_out)["loss"] == pytest.approx(min(history["val_loss"]), rel=1e-5)
+    with pytest.raises(ValueError, match="begun with a time_budget: give it again, or epochs"):
+        fit(trainer(), resume=path, **arguments)
+
+
 def test_what_resume_refuses(tmp_path):
     path = tmp_path / "c.safetensors"
     one = trainer()
@@ -221,8 +259,6 @@ def test_what_resume_refuses(tmp_path):
         fit(trainer(), resume=path)
     with pytest.raises(FileNotFoundError):
         fit(trainer(), resume=tmp_path / "absent")
-    with pytest.raises(ValueError, match="resume continues a training as it was begun"):
-        fit(trainer(), resume=path, lr=0.1)
     fit(one, callbacks=[Stop(2)])
     one.save(path)
     for wrong, message in (

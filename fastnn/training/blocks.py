@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,6 +72,7 @@ class Blocks:
         at.epoch += done
         for counters in (trainer, at):
             counters.iteration += done * each + rest
+        at.seconds = time.perf_counter() - loop.started
         columns = self._columns(seconds, sums, lr, min(each * at.batch_size, loop.samples))
         try:
             loop.history.extend(columns, done)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..callbacks import Callback
+from ..callbacks import Callback, EarlyStopping
 from ..checks import positive
 from ..data.tokens import TokenWindows
 from ..engine.source import Source
@@ -42,8 +42,6 @@ def prepare(
     number = isinstance(lr, Real) and not isinstance(lr, bool) and 0 <= lr < math.inf
     if lr is not None and lr != "auto" and not number:
         raise ValueError(f"lr must be a number of at least 0 or 'auto', found {lr!r}")
-    if resume is not None and (time_budget is not None or lr is not None):
-        raise ValueError("resume continues a training as it was begun: it takes no time_budget and no lr")
     if steps_per_epoch is not None:
         steps_per_epoch = positive("steps_per_epoch", steps_per_epoch)
         if not shuffle or drop_last:
@@ -80,9 +78,14 @@ def prepare(
     position = Position(count, used, sizes.at(0), bool(shuffle), bool(drop_last), split, steps_per_epoch)
     if schedule is not None:
         schedule.reset()
+    if time_budget is not None:
+        callbacks.insert(0, BestEpoch("loss" if validation is None else "val_loss"))
     states = None
     if resume is not None:
-        position, schedule, states = _resumed(trainer, resume, position, schedule, callbacks, sizes, epochs)
+        position, schedule, states = _resumed(
+            trainer, resume, position, schedule, callbacks, sizes, epochs, time_budget
+        )
+        lr = None if lr == "auto" else lr           # the rate that was found as the training began
     if lr == "auto":
         trainer._use_suggested(data, min(sizes.at(0), used), rows)
     elif lr is not None:
@@ -92,6 +95,13 @@ def prepare(
     )
     loop.saved_callbacks = states
     return loop
+
+
+class BestEpoch(EarlyStopping):
+    """The parameters of the best epoch, for a training that a time budget ends; a checkpoint holds them, too."""
+
+    def __init__(self, monitor: str):
+        super().__init__(monitor, patience=2**62)
 
 
 def _sizes(batch_size: Any) -> BatchSizeSchedule:
@@ -122,7 +132,7 @@ def _check_like(trainer: Trainer, data: list[Source], other: list[Source]) -> No
     trainer._check(data)
 
 
-def _resumed(trainer: Trainer, path, new: Position, schedule, callbacks, sizes, epochs) -> tuple:
+def _resumed(trainer: Trainer, path, new: Position, schedule, callbacks, sizes, epochs, time_budget) -> tuple:
     """Restore the trainer from a checkpoint: (position, schedule, states of callbacks)."""
     from ..io import checkpoint
 
@@ -144,7 +154,9 @@ def _resumed(trainer: Trainer, path, new: Position, schedule, callbacks, sizes, 
         raise ValueError(f"{path} is of another training: {'; '.join(differ)}")
     if epochs is not None:
         position.epochs = epochs
-    if position.epoch + bool(position.batch) > position.epochs:
+    if time_budget is None and not position.epochs:
+        raise ValueError(f"{path} was begun with a time_budget: give it again, or epochs")
+    if time_budget is None and position.epoch + bool(position.batch) > position.epochs:
         raise ValueError(f"{path}: {position.epoch} epochs are trained already, epochs={position.epochs} are fewer")
     schedule = checkpoint.restored_schedule(saved, schedule)
     states = checkpoint.states_for(saved, callbacks)

@@ -41,6 +41,7 @@ class Position:
     epoch: int = 0                          # finished
     iteration: int = 0                      # done, of the whole training
     batch: int = 0                          # done, of the epoch at hand
+    seconds: float = 0.0                    # spent
     sums: list[list[float]] = field(default_factory=list)
     history: dict[str, list[float]] = field(default_factory=dict)
 
@@ -67,7 +68,7 @@ class Loop:
         self.watched = any(c.watches for c in callbacks)
         self.parts: list[tuple[Any, int, int]] = []             # of the epoch at hand
         self.pace = 0.0                         # seconds an iteration
-        self.started = time.perf_counter()
+        self.started = time.perf_counter() - position.seconds
         self.reserve = 0.0                      # seconds that the last validation will take
         self.saved_callbacks: list[dict] | None = None          # their states, where a training is resumed
         self.calls_python = False               # whether a step has ops in NumPy
@@ -144,9 +145,10 @@ class Loop:
         trainer, at, memory = self.trainer, self.at, self.trainer._memory
         if Blocks.suits(self) and Blocks(self).run():
             return
-        best: tuple[float, list] | None = None
         now, last = [(trainer.epoch, trainer.iteration, snapshot) for snapshot in memory.epoch_snapshots()]
         first = at.epoch
+        if at.seconds and self.time_budget is not None and self._left() <= 0:
+            return                                  # of a training that is resumed, nothing is left
         while (at.epoch < at.epochs or self.time_budget is not None) and not trainer.stop_training:
             self._check()
             self._call("on_epoch_begin", at.epoch, {})
@@ -183,15 +185,9 @@ class Loop:
             self.history.append(values)
             if self.schedule is not None:
                 self.schedule.observe(values)
-            if self.time_budget is not None:
-                score = values["val_loss" if self.validation is not None else "loss"]
-                if best is None or score < best[0]:
-                    best = (score, memory.snapshot())
             self._call("on_epoch_end", at.epoch - 1, values)
             if self.time_budget is not None and self._left() <= self.pace:
                 break
-        if best is not None:
-            memory.restore(best[1])
 
     def _epoch(self) -> tuple[int | None, float, bool]:
         """The rest of the epoch at hand: the iteration, from 1, whose loss was not finite, if any; the last rate;
@@ -227,6 +223,7 @@ class Loop:
             trainer.iteration += done
             at.iteration += done
             at.batch += done
+            at.seconds = time.perf_counter() - self.started
             rate = float(rates[min(done, count - 1)] if diverged else rates[max(done - 1, 0)])
             if error is not None:
                 raise error
