@@ -234,7 +234,8 @@ def test_resumed_with_a_time_budget(tmp_path):
     """What was spent before counts, and the best epoch may be one from before."""
     path, held_out = tmp_path / "c.safetensors", (X[:20], LABELS[:20])
     arguments = {"epochs": None, "validation_split": 0.0, "validation_data": held_out}
-    history = fit(trainer(optim.Adam(lr=1.0)), time_budget=0.3, callbacks=[callbacks.ModelCheckpoint(path)], **arguments)
+    one = trainer(optim.Adam(lr=1.0))
+    history = fit(one, time_budget=0.3, callbacks=[callbacks.ModelCheckpoint(path)], **arguments)
     epochs = history.epochs
     second, began = trainer(optim.Adam(lr=1.0)), time.perf_counter()
     history = fit(second, time_budget=0.6, resume=path, **arguments)

@@ -22,6 +22,7 @@ import numpy as np
 from ..errors import DivergenceError
 from .folds import Fold, make_folds
 from .result import SearchResult
+from .reuse import Trainers
 from .space import FIT, Lists, check_names, distributions, grid, probes, stored
 from .study import import_optuna, in_memory, open_storage, open_study
 from .trial import LOSSES, FoldTraining, build_trainer, check_metric
@@ -122,13 +123,13 @@ class _Job:
         fit = {**self.defaults, **fit}
         return build_trainer(self.build, rest, self.seed, self.threads), fit["epochs"], fit["batch_size"]
 
-    def __call__(self, trial) -> float:
+    def __call__(self, trial, trainers: Trainers) -> float:
         import optuna
 
         began = time.perf_counter()
         chosen = {name: Lists.restore(value) for name, value in trial.params.items()}
         trainer, epochs, batch_size = self._start(chosen)
-        training = FoldTraining(trainer, self.folds, self.metric, batch_size)
+        training = FoldTraining(trainers.like(trainer), self.folds, self.metric, batch_size)
         scores: np.ndarray | None = None
         try:
             if not self.prune:
@@ -235,8 +236,9 @@ class _Workers:
 
     def work(self) -> None:
         """Take trials until there are enough."""
+        trainers = Trainers()
         while (trial := self._next()) is not None:
-            self._run(trial)
+            self._run(trial, trainers)
 
     def _next(self):
         with self.lock:
@@ -261,12 +263,12 @@ class _Workers:
             return trial.user_attrs.get("session") == self.job.session
         return trial.state.name in ("COMPLETE", "PRUNED")
 
-    def _run(self, trial) -> None:
+    def _run(self, trial, trainers: Trainers) -> None:
         from optuna import TrialPruned
         from optuna.trial import TrialState
 
         try:
-            score = self.job(trial)
+            score = self.job(trial, trainers)
         except TrialPruned:
             self.study.tell(trial, state=TrialState.PRUNED)
         except BaseException:
