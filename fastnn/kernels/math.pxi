@@ -35,13 +35,9 @@ cdef inline float minimum_(float a, float b) noexcept nogil:
     return b if b != b else a
 
 
-# split: e^(x + lo), |lo| small; else e^x. scaled: c + rest times that, |rest| small, where c comes in before the result
-# may become denormal, and in one rounding with the sum 1 + (e^r - 1).
-cdef inline float exp_of(bint split, bint scaled, float x, float lo, float c, float rest) noexcept nogil:
+# e^(x + lo) = 2^i·(1 + the value returned), for x in [-120, 89]; lo, if it is split, is small.
+cdef inline float exp_parts(bint split, float x, float lo, int32_t *i) noexcept nogil:
     cdef float t, n, r, p
-    cdef int32_t i, half
-    x = <float>89.0 if x > <float>89.0 else x            # NaN fails both comparisons and stays NaN
-    x = <float>-120.0 if x < <float>-120.0 else x
     t = x + lo if split else x
     t = t * <float>1.44269504089 + <float>12582912.0     # adding 1.5·2^23 rounds to the nearest integer
     n = t - <float>12582912.0
@@ -55,16 +51,23 @@ cdef inline float exp_of(bint split, bint scaled, float x, float lo, float c, fl
     p = p * r + <float>4.166620587e-2
     p = p * r + <float>1.666651885e-1
     p = p * r + <float>0.5000000095
-    p = p * r * r + r
-    p = (p * c + rest) + c if scaled else p + <float>1.0
-    i = float_bits(t) - 0x4B400000
-    half = i >> 1
-    p = p * bits_float((half + 127) << 23)
-    return p * bits_float((i - half + 127) << 23)
+    i[0] = float_bits(t) - 0x4B400000
+    return p * r * r + r
+
+
+# x·2^i, rounded once where the result is denormal. A product c·2^i·(1 + p) is best made as scale_(c·p + c, i).
+cdef inline float scale_(float x, int32_t i) noexcept nogil:
+    cdef int32_t half = i >> 1
+    return x * bits_float((half + 127) << 23) * bits_float((i - half + 127) << 23)
 
 
 cdef inline float exp_(float x) noexcept nogil:
-    return exp_of(False, False, x, <float>0.0, <float>1.0, <float>0.0)
+    cdef int32_t i
+    cdef float p
+    x = <float>89.0 if x > <float>89.0 else x            # NaN fails both comparisons and stays NaN
+    x = <float>-120.0 if x < <float>-120.0 else x
+    p = exp_parts(False, x, <float>0.0, &i)
+    return scale_(p + <float>1.0, i)
 
 
 cdef inline float log_(float x) noexcept nogil:
@@ -102,11 +105,21 @@ cdef inline float sigmoid_(float x) noexcept nogil:
     return (<float>1.0 if x >= <float>0.0 else e) / (<float>1.0 + e)
 
 
-# x·sigmoid(x). The x - x make the value at -inf NaN, as -inf·0 is.
-cdef inline float silu_(float x) noexcept nogil:
-    cdef float a = -fabsf(x), c = <float>-125.0 if x < <float>-125.0 else x
-    c = x if x >= <float>0.0 else exp_of(False, True, a, <float>0.0, c + (x - x), <float>0.0)
-    return c / (<float>1.0 + exp_(a))
+# x·e^v/(1 + e^v) for x < 0, x/(1 + e^v) otherwise, where v = a + lo ≤ 0. The x - x make the value at -inf NaN, as
+# -inf·0 is.
+cdef inline float gated_(bint split, float x, float a, float lo) noexcept nogil:
+    cdef int32_t i
+    cdef float p = exp_parts(split, a, lo, &i), c = <float>-125.0 if x < <float>-125.0 else x, one
+    c = c + (x - x)
+    c = x if x >= <float>0.0 else scale_(c * p + c, i)
+    i = -126 if i < -126 else i                           # to add to 1 that is small enough
+    one = bits_float((i + 127) << 23)
+    return c / (<float>1.0 + (one * p + one))
+
+
+cdef inline float silu_(float x) noexcept nogil:          # x·sigmoid(x)
+    cdef float a = -fabsf(x)
+    return gated_(False, x, <float>-120.0 if a < <float>-120.0 else a, <float>0.0)
 
 
 cdef inline float tanh_(float x) noexcept nogil:
@@ -145,6 +158,7 @@ cdef inline float upper_(float x) noexcept nogil:
 # relative error, into the exponent and into t; what its product with a lacks is the rest.
 cdef inline float normal_tail_(float a) noexcept nogil:
     cdef float h, d, w, wh, dh, u, rest, e, t, p
+    cdef int32_t i
     a = <float>14.5 if a > <float>14.5 else a             # 0 beyond
     h = upper_(a)
     d = a + <float>2.0
@@ -166,7 +180,9 @@ cdef inline float normal_tail_(float a) noexcept nogil:
     p = p * t + <float>2.879863605e-02
     p = p * t + <float>-3.314045370e-01
     p = p * t + <float>6.724079847e-01
-    return exp_of(True, True, <float>-0.5 * h * h, e - <float>0.5 * (a - h) * (a + h), u * p, rest * p)
+    u = u * p
+    t = exp_parts(True, <float>-0.5 * h * h, e - <float>0.5 * (a - h) * (a + h), &i)
+    return scale_((u * t + rest * p) + u, i)
 
 
 cdef inline float gelu_(float x) noexcept nogil:
@@ -177,7 +193,7 @@ cdef inline float gelu_(float x) noexcept nogil:
 # x·sigmoid(v), v = √(8/π)·(x + 0.044715·x³); as silu_, but with the exponent in two parts, the first of them the
 # product of x and A + B·x², both cut to 12 bits; A and B are sums of a number of 12 bits and the rest.
 cdef inline float gelu_tanh_(float x) noexcept nogil:
-    cdef float a = fabsf(x), h, z, low, s, sh, e, c
+    cdef float a = fabsf(x), h, z, low, s, sh
     a = <float>11.0 if a > <float>11.0 else a             # the sigmoid is 0 or 1 beyond
     h = upper_(a)
     s = h * h                                             # x², exact with what is left in low
@@ -188,10 +204,7 @@ cdef inline float gelu_tanh_(float x) noexcept nogil:
           + <float>4.71861635e-06 * z + <float>6.59966057e-05)
     sh = upper_(s)
     low = h * ((s - sh) + low) + (a - h) * (s + low)
-    e = exp_of(True, False, -h * sh, -low, <float>1.0, <float>0.0)
-    c = <float>-11.0 if x < <float>-11.0 else x
-    c = x if x >= <float>0.0 else exp_of(True, True, -h * sh, -low, c + (x - x), <float>0.0)
-    return c / (<float>1.0 + e)
+    return gated_(True, x, -h * sh, -low)
 
 
 cdef inline float softplus_(float x) noexcept nogil:
