@@ -11,6 +11,7 @@ cdef enum:
 
 cdef enum:
     CHUNK = 4096
+    WIDE = 16 * VL        # columns at a time, whole blocks of 64
 
 
 cdef inline float join(int kind, float a, float b) noexcept nogil:
@@ -67,11 +68,11 @@ cdef float reduce_row(int64_t kind, const float *x, int64_t n) noexcept nogil:
     return reduce_row_of(RED_MIN, x, n)
 
 
-# y[count] over r rows of x, count ≤ 64, `stride` elements apart: 64 sums side by side, in two levels.
+# y[count] over r rows of x, count ≤ WIDE, `stride` elements apart: sums side by side, in two levels.
 cdef inline void reduce_columns_of(int kind, int64_t count, float *y, const float *x, int64_t r, int64_t stride,
                                    float scale) noexcept nogil:
-    cdef float total[64]
-    cdef float lanes[64]
+    cdef float total[WIDE]
+    cdef float lanes[WIDE]
     cdef int64_t i = 0, end, j
     for j in range(count):
         total[j] = neutral(kind)
@@ -92,11 +93,15 @@ cdef inline void reduce_columns_of(int kind, int64_t count, float *y, const floa
 
 cdef void reduce_columns(int64_t kind, float *y, const float *x, int64_t r, int64_t stride, int64_t count,
                          float scale) noexcept nogil:
-    # A count known at compile time keeps the sums in registers.
-    if kind == RED_SUM and count == 64:
+    # A count known at compile time keeps the sums in registers; the more of them, the more of a row is read at once.
+    if kind == RED_SUM and count == WIDE:
+        reduce_columns_of(RED_SUM, WIDE, y, x, r, stride, scale)
+    elif kind == RED_SUM and count == 64:
         reduce_columns_of(RED_SUM, 64, y, x, r, stride, scale)
     elif kind == RED_SUM:
         reduce_columns_of(RED_SUM, count, y, x, r, stride, scale)
+    elif kind == RED_MAX and count == WIDE:
+        reduce_columns_of(RED_MAX, WIDE, y, x, r, stride, scale)
     elif kind == RED_MAX:
         reduce_columns_of(RED_MAX, count, y, x, r, stride, scale)
     else:
@@ -109,15 +114,21 @@ cdef void reduce(const Instr *ins, const Context *ctx, int tid, int nthreads) no
     cdef const float *x = <const float*>ins.ptr[1]
     cdef int64_t kind = ins.size[0], outer = ins.size[1], r = ins.size[2], inner = ins.size[3]
     cdef float scale = <float>ins.scalar[0]
-    cdef int64_t i, lo, hi, column, blocks = (inner + 63) // 64
+    cdef int64_t i, lo, hi, column, count, blocks = (inner + 63) // 64
     slice_of(outer * blocks, 1, tid, nthreads, &lo, &hi)
-    for i in range(lo, hi):
+    i = lo
+    while i < hi:
         if inner == 1:
             y[i] = reduce_row(kind, x + i * r, r) * scale
+            i += 1
         else:
             column = i % blocks * 64
+            count = inner - column if inner - column < 64 else 64
+            if column + WIDE <= inner and i + WIDE // 64 <= hi:
+                count = WIDE
             reduce_columns(kind, y + i // blocks * inner + column, x + i // blocks * r * inner + column,
-                           r, inner, inner - column if inner - column < 64 else 64, scale)
+                           r, inner, count, scale)
+            i += (count + 63) // 64
 
 
 # Σ exp(x[i] - shift), and y[i] = exp(x[i] - shift) if `store`; y may be x.
