@@ -48,6 +48,7 @@ from .positional import LearnedPositionalEmbedding, RotaryEmbedding, SinusoidalP
 from .quantized import Dequantize, FakeQuantize, FakeQuantizedLinear, Lookup, Quantize, QuantizedLinear
 from .quantized_images import FakeQuantizedConv2d, QuantizedConv2d, QuantizedPool2d
 from .recurrent import GRU, LSTM, RNN
+from .transformer import TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer
 
 __all__ = [
     "activation",
@@ -112,6 +113,10 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "Upsample",
     "ZeroPad2d",
 ]
