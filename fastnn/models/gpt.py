@@ -29,19 +29,6 @@ class Conv1D(nn.Module):
         return x @ self.weight + self.bias
 
 
-class Norm(nn.Module):
-    """(x - mean)/√(variance + eps)·weight + bias over the last axis."""
-
-    def __init__(self, width: int, eps: float = 1e-5):
-        super().__init__()
-        self.weight, self.bias, self.eps = nn.Parameter(np.ones(width)), nn.Parameter(np.zeros(width)), eps
-
-    def forward(self, x):
-        """x (…, width) → the same."""
-        x = x - F.mean(x, -1, True)
-        return x / F.sqrt(F.mean(x * x, -1, True) + self.eps) * self.weight + self.bias
-
-
 class Attention(nn.Module):
     """Causal self-attention of `heads` heads."""
 
@@ -77,8 +64,8 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float, std: float, last: float):
         super().__init__()
-        self.ln_1, self.attn = Norm(width), Attention(width, heads, dropout, std, last)
-        self.ln_2, self.mlp = Norm(width), MLP(width, dropout, std, last)
+        self.ln_1, self.attn = nn.LayerNorm(width), Attention(width, heads, dropout, std, last)
+        self.ln_2, self.mlp = nn.LayerNorm(width), MLP(width, dropout, std, last)
 
     def forward(self, x, cache=None):
         """x (B, T, width) → the same."""
@@ -122,7 +109,7 @@ class GPT(GPT2Files, Generator):
             table.weight.data *= std
         self.drop = nn.Dropout(dropout)
         self.h = Blocks(*(Block(width, heads, dropout, std, std / math.sqrt(2 * layers)) for _ in range(layers)))
-        self.ln_f = Norm(width)
+        self.ln_f = nn.LayerNorm(width)
 
     def forward(self, ids, cache=None):
         """ids (B, T) → logits (B, T, vocabulary); with a cache those of each last token, (B, vocabulary)."""
