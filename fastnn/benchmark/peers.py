@@ -14,12 +14,13 @@ import numpy as np
 from .images import ImageNetwork
 from .networks import Network, Parameters
 from .numpy_mlp import NumpyMLP, targets
+from .texts import TextNetwork
 
 
 class Peer:
     """What all peers have: the network, its data and its first weights. `threads` as asked for."""
 
-    def __init__(self, network: Network | ImageNetwork, threads: int):
+    def __init__(self, network: Network | ImageNetwork | TextNetwork, threads: int):
         self.network = network
         self.X, self.y = network.data()
         self.parameters: Parameters | list[np.ndarray] = network.parameters()
@@ -155,7 +156,7 @@ class Entry:
         """ "PyTorch 2.9.0": imports the package."""
         return f"{self.library} {importlib.import_module(self.package).__version__}"
 
-    def create(self, network: Network | ImageNetwork, threads: int) -> Peer:
+    def create(self, network: Network | ImageNetwork | TextNetwork, threads: int) -> Peer:
         module = importlib.import_module(f".{self.module}", __package__)
         return getattr(module, self.class_name)(network, threads)
 
@@ -177,8 +178,17 @@ IMAGE_PEERS = {
     "torch-compile": Entry("PyTorch compiled", "torch_images", "TorchImagesCompiled", "torch", "PyTorch", 5e-3),
     "jax": Entry("JAX jit", "jax_images", "JaxImages", "jax", "JAX", 5e-3),
 }
+TEXT_PEERS = {
+    "fastnn": Entry("fastnn fit", "fastnn_texts", "FastnnTextsFit", "fastnn", "fastnn", 5e-3),
+    "fastnn-step": Entry("fastnn step", "fastnn_texts", "FastnnTextsStep", "fastnn", "fastnn", 5e-3),
+    "torch": Entry("PyTorch eager", "torch_texts", "TorchTexts", "torch", "PyTorch", 5e-3),
+    "torch-compile": Entry("PyTorch compiled", "torch_texts", "TorchTextsCompiled", "torch", "PyTorch", 5e-3),
+    "jax": Entry("JAX scan", "jax_texts", "JaxTexts", "jax", "JAX", 5e-3),
+}
 
 
-def peers_for(network: Network | ImageNetwork) -> dict[str, Entry]:
+def peers_for(network: Network | ImageNetwork | TextNetwork) -> dict[str, Entry]:
     """The peers that can train a network."""
+    if isinstance(network, TextNetwork):
+        return TEXT_PEERS
     return IMAGE_PEERS if isinstance(network, ImageNetwork) else PEERS

@@ -23,6 +23,7 @@ from pathlib import Path
 from .images import ImageNetwork
 from .networks import Network
 from .peers import peers_for
+from .texts import TextNetwork
 
 THREAD_VARIABLES = (
     "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
@@ -40,7 +41,7 @@ class PeerError(RuntimeError):
 class PeerProcess:
     """The process of one peer on one network. Once ready, it runs only inside `run`."""
 
-    def __init__(self, name: str, network: Network | ImageNetwork, cpus: list[int]):
+    def __init__(self, name: str, network: Network | ImageNetwork | TextNetwork, cpus: list[int]):
         self.name, self.network = name, network
         environment = os.environ | dict.fromkeys(THREAD_VARIABLES, str(len(cpus)))
         self.log = tempfile.TemporaryFile()
@@ -109,7 +110,7 @@ class Result:
 
 
 def race(
-    network: Network | ImageNetwork, names: list[str], rounds: int, threads: int, reference: str = "numpy"
+    network: Network | ImageNetwork | TextNetwork, names: list[str], rounds: int, threads: int, reference: str = "numpy"
 ) -> dict[str, Result]:
     """Times the peers on one network, in turn, `rounds` times each, after their losses were compared with those of
     `reference`, one of the names. Raises PeerError when a process fails."""

@@ -13,6 +13,7 @@ import time
 from .images import IMAGE_NETWORKS
 from .networks import NETWORKS
 from .peers import peers_for
+from .texts import TEXT_NETWORKS
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
 
     name, network, *cpus = sys.argv[1:]
     os.sched_setaffinity(0, set(map(int, cpus)))
-    trained = {**NETWORKS, **IMAGE_NETWORKS}[network]
+    trained = {**NETWORKS, **IMAGE_NETWORKS, **TEXT_NETWORKS}[network]
     entry = peers_for(trained)[name]
     peer = entry.create(trained, len(cpus))
     answer(ready=entry.version)
