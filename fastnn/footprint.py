@@ -126,8 +126,10 @@ def installed() -> list[str]:
 
 
 def disk(name: str) -> int:
-    """Bytes of a library's folders, without bytecode caches and what a build in place leaves in them."""
+    """Bytes of a library's folders, without bytecode caches, and without what a checkout has beside the installed
+    files: sources that are compiled, and what a build in place leaves."""
     total = 0
+    left_out = (".pyc", ".c", ".html", *((".pyx", ".pxi", ".pxd") if name == "fastnn" else ()))
     for package in PACKAGES[name]:
         try:
             spec = find_spec(package)
@@ -136,7 +138,7 @@ def disk(name: str) -> int:
         for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
             for root, folders, files in os.walk(folder):
                 folders[:] = [f for f in folders if f != "__pycache__"]
-                paths = [os.path.join(root, file) for file in files if not file.endswith((".pyc", ".c", ".html"))]
+                paths = [os.path.join(root, file) for file in files if not file.endswith(left_out)]
                 total += sum(os.path.getsize(path) for path in paths)
             libraries = f"{folder}.libs"
             if os.path.isdir(libraries):
