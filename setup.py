@@ -114,7 +114,8 @@ class WholeSource(sdist):
 
 
 extensions = [extension(f"kernels.{isa}", flags, INLINE) for isa, flags in ISAS[MACHINE].items()]
-extensions += [extension("kernels.cpu"), extension("engine.executor")]
+# What calls the kernels is glue, not arithmetic: for size, which is a third less.
+extensions += [extension("kernels.cpu", ["-Os"]), extension("engine.executor", ["-Os"])]
 
 setup(
     cmdclass={"build_ext": BuildBeside, "sdist": WholeSource},
