@@ -9,7 +9,7 @@ from libc.math cimport powf
 
 cdef enum:
     MAX_DIMS = 6
-    BAND = 64               # rows of a transposed plane that one thread copies at a time
+    BAND = 64               # rows and columns, about, of a transposed block
 
 # Named again in fastnn/graph/ops/elementwise.py.
 cdef enum:
@@ -181,15 +181,26 @@ cdef void copy_transposed(float *y, int64_t ldy, const float *x, int64_t ldx, in
         j += VL
 
 
-# The same for every plane of an array whose last two axes change places, in bands of BAND rows.
-cdef void copy_planes(float *y, const float *x, const int64_t *dims, const int64_t *sy, const int64_t *sx,
+# The same for every plane of the last axis, contiguous in y, and axis `a`, contiguous in x. Planes come one after another
+# for each block of about BAND by BAND, so that the cache lines that neighbours share are still there.
+cdef void copy_planes(float *y, const float *x, const int64_t *dims, const int64_t *sy, const int64_t *sx, int64_t a,
                       int64_t ndim, int tid, int nthreads) noexcept nogil:
-    cdef int64_t r = dims[ndim - 2], bands = (r + BAND - 1) // BAND, planes = count_rows(dims, ndim) // r
-    cdef int64_t unit, row
-    for unit in range(planes * bands * tid // nthreads, planes * bands * (tid + 1) // nthreads):
-        row = unit // bands * r + unit % bands * BAND
-        copy_transposed(y + row_offset(row, dims, sy, ndim), sy[ndim - 2], x + row_offset(row, dims, sx, ndim),
-                        sx[ndim - 1], imin(BAND, r - unit % bands * BAND), dims[ndim - 1])
+    cdef int64_t r = dims[a], n = dims[ndim - 1], planes = count_rows(dims, ndim) // r
+    cdef int64_t bands = imax(1, r // BAND), cols = imax(1, n // BAND), total = bands * cols * planes
+    cdef int64_t unit, plane, band, col, axis, oy, ox
+    for unit in range(total * tid // nthreads, total * (tid + 1) // nthreads):
+        plane = unit % planes
+        band = unit // planes // cols
+        col = unit // planes % cols
+        oy = r * band // bands * sy[a] + n * col // cols
+        ox = r * band // bands + n * col // cols * sx[ndim - 1]
+        for axis in range(ndim - 2, -1, -1):
+            if axis != a:
+                oy += plane % dims[axis] * sy[axis]
+                ox += plane % dims[axis] * sx[axis]
+                plane //= dims[axis]
+        copy_transposed(y + oy, sy[a], x + ox, sx[ndim - 1], r * (band + 1) // bands - r * band // bands,
+                        n * (col + 1) // cols - n * col // cols)
 
 
 # y[…] = x[…], both strided: transpose, slice, broadcast, concatenate, and their gradients.
@@ -203,9 +214,11 @@ cdef void copy(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     cdef const float *x4 = <const float*>ins.ptr[1]
     cdef int64_t *y8 = <int64_t*>ins.ptr[0]
     cdef const int64_t *x8 = <const int64_t*>ins.ptr[1]
-    if width == 4 and ndim > 1 and ty == 1 and tx > 1 and ins.size[11 + ndim] == 1 and dims[ndim - 2] > 0:
-        copy_planes(y4, x4, dims, &ins.size[7], &ins.size[13], ndim, tid, nthreads)
-        return
+    if width == 4 and ty == 1 and tx > 1:
+        for i in range(ndim - 1):
+            if ins.size[13 + i] == 1 and dims[i] > 1:
+                copy_planes(y4, x4, dims, &ins.size[7], &ins.size[13], i, ndim, tid, nthreads)
+                return
     slice_rows(count_rows(dims, ndim), n, tid, nthreads, &row_lo, &row_hi, &lo, &hi)
     for row in range(row_lo, row_hi):
         oy = row_offset(row, dims, &ins.size[7], ndim)
