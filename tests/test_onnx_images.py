@@ -8,7 +8,7 @@ from c_export import Exported
 
 import fastnn
 from fastnn import functional as F
-from fastnn import nn
+from fastnn import models, nn
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -78,6 +78,24 @@ def test_networks_keep_no_permutation(tmp_path):
     ops = [n.op_type for n in onnx.load(tmp_path / "m.onnx").graph.node]
     assert "Transpose" not in ops
     assert [op for op in ops if op in ("Conv", "MaxPool", "Gemm")] == ["Conv", "Conv", "Conv", "MaxPool", "Gemm"]
+
+
+@pytest.mark.parametrize("name", ["DSCNN", "MobileNetV1"])
+def test_networks_with_norms(name, tmp_path):
+    """Written, read, and as C; running statistics away from 0 and 1."""
+    fastnn.manual_seed(0)
+    model = models.DSCNN(5, 8, 2) if name == "DSCNN" else models.MobileNetV1(3, 0.1)
+    for key, buffer in model.named_buffers():
+        if key.endswith("running_var"):
+            buffer[...] = RNG.uniform(0.5, 1.5, buffer.shape)
+    shape = (1, 12, 10) if name == "DSCNN" else (3, 32, 32)
+    x = RNG.standard_normal((3, *shape)).astype(np.float32)
+    model.export_onnx(tmp_path / "m.onnx", shape)
+    np.testing.assert_allclose(run(tmp_path / "m.onnx", x)[0], model(x), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(fastnn.load_onnx(tmp_path / "m.onnx")(x), model(x), rtol=1e-5, atol=1e-5)
+    assert "Transpose" not in [n.op_type for n in onnx.load(tmp_path / "m.onnx").graph.node]
+    found = Exported.of(model, shape, tmp_path).on_host(x, "gcc", "-O2")
+    np.testing.assert_allclose(found, model(x), rtol=1e-5, atol=2e-6)
 
 
 class Scaled(nn.Module):

@@ -12,6 +12,7 @@ from check_op import bound, for_each_isa
 
 import fastnn
 import fastnn.datasets
+import fastnn.models
 from fastnn import functional as F
 from fastnn import nn
 from fastnn.graph.compile import Compiled
@@ -206,6 +207,20 @@ def test_global_means(last, tmp_path):
     q = fastnn.quantize(model, x)
     assert np.abs(q(x) - model(x)).max() < 0.08 * np.ptp(model(x))
     found = Exported.of(q, (2, 9, 7), tmp_path).on_host(integers(q[0], x), "gcc", "-O2")
+    np.testing.assert_array_equal(reals(q[-1], found), q(x))
+
+
+def test_norms_become_part_of_the_convolutions(tmp_path):
+    fastnn.manual_seed(0)
+    model = fastnn.models.DSCNN(num_classes=5, channels=8, blocks=2)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_var"):
+            buffer[...] = RNG.uniform(0.5, 1.5, buffer.shape)
+    x = RNG.standard_normal((20, 1, 12, 10)).astype(np.float32)
+    q = fastnn.quantize(model, x)
+    assert [type(layer).__name__ for layer in q][1:-4] == ["QuantizedConv2d"] * 5
+    assert np.abs(q(x) - model(x)).max() < 0.08 * np.ptp(model(x))
+    found = Exported.of(q, (1, 12, 10), tmp_path).on_host(integers(q[0], x), "gcc", "-O2")
     np.testing.assert_array_equal(reals(q[-1], found), q(x))
 
 

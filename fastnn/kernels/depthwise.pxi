@@ -5,7 +5,8 @@
 #
 # Vectors run along channels, register tiles along the pixels of a row that see the same taps (the runs and phases of
 # conv.pxi): a vector of weights is loaded once for up to eight pixels, and at the ends of rows several vectors of
-# channels keep as many chains of FMAs going. (Zhang, Franchetti and Low, "High performance zero-memory overhead direct convolutions", 2018.)
+# channels keep as many chains of FMAs going. (Zhang, Franchetti and Low, "High performance zero-memory overhead direct
+# convolutions", 2018.)
 #
 # Nothing aliases y. Every element of y is one chain of FMAs over taps, started from the bias: rows in one pass take the
 # taps column by column, the others row by row, and which it is depends on shapes alone.

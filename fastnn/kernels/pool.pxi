@@ -155,24 +155,27 @@ cdef void max_pool2d_grad(const Instr *ins, const Context *ctx, int tid, int nth
             i += 1
 
 
-# `width` channels of one pixel: the window's rows × cols pixels, weighted. width is a literal.
-cdef inline void weigh(int width, float *y, const float *x, int64_t x_row, int64_t x_col, const float *a, int64_t rows,
-                       const float *b, int64_t cols) noexcept nogil:
-    cdef float sum_[4 * VL]
-    cdef float f
+# v vectors of channels of one pixel: the window's rows × cols pixels, weighted. v and masked are literals.
+cdef inline void weigh(int v, bint masked, mask_t mask, float *y, const float *x, int64_t x_row, int64_t x_col,
+                       const float *a, int64_t rows, const float *b, int64_t cols) noexcept nogil:
+    cdef vec acc[4]
+    cdef vec f
     cdef int64_t i, j
     cdef int l
-    cdef const float *v
-    for l in range(width):
-        sum_[l] = <float>0.0
+    cdef const float *p
+    for l in range(v):
+        acc[l] = vzero()
     for i in range(rows):
         for j in range(cols):
-            v = x + i * x_row + j * x_col
-            f = a[i] * b[j]
-            for l in range(width):
-                sum_[l] += f * v[l]
-    for l in range(width):
-        y[l] = sum_[l]
+            p = x + i * x_row + j * x_col
+            f = vbroadcast(a[i] * b[j])
+            for l in range(v):
+                acc[l] = vfma(f, vload_mask(mask, p) if masked else vload(p + l * VL), acc[l])
+    for l in range(v):
+        if masked:
+            vstore_mask(mask, y, acc[l])
+        else:
+            vstore(y + l * VL, acc[l])
 
 
 # ptr: y, x, spans of rows (int32, y h × 2), their weights (y h, most taps), spans of columns (int32, y w × 2), their weights;
@@ -200,14 +203,13 @@ cdef void resample2d(const Instr *ins, const Context *ctx, int tid, int nthreads
             y = <float*>ins.ptr[0] + (row * y_w + j) * c
             l = 0
             while l + 4 * VL <= c:
-                weigh(4 * VL, y + l, x + l, w * c, c, a, rows, b, cols)
+                weigh(4, False, mask_of(VL), y + l, x + l, w * c, c, a, rows, b, cols)
                 l += 4 * VL
             while l + VL <= c:
-                weigh(VL, y + l, x + l, w * c, c, a, rows, b, cols)
+                weigh(1, False, mask_of(VL), y + l, x + l, w * c, c, a, rows, b, cols)
                 l += VL
-            while l < c:
-                weigh(1, y + l, x + l, w * c, c, a, rows, b, cols)
-                l += 1
+            if l < c:
+                weigh(1, True, mask_of(c - l), y + l, x + l, w * c, c, a, rows, b, cols)
 
 
 # ptr: y, x; size: images, pixels, channels, op; scalar: p. y may be x. The mask of channel c of image n is drawn anew
