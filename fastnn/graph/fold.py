@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from .graph import reachable
+from .graph import reachable, root
 from .ops import apply
 from .tensor import Tensor
 
@@ -116,5 +116,28 @@ def norm_relu_gradient(node: Tensor, uses: Counter[int]) -> Tensor | None:
     return apply(node.op, dy, *node.inputs[1:], **{**node.attrs, "relu": True})
 
 
+def norm_again(node: Tensor, uses: Counter[int]) -> Tensor | None:
+    """A weight gradient that reads a norm computes it again: only the norm's input is kept from forward to backward.
+
+    The input is kept for the norm's own gradient anyway; one more pass over it is cheaper than as much memory again.
+    """
+    weight = node.op in ("conv2d_weight", "depthwise_conv2d_weight") or (node.op == "matmul" and node.attrs["ta"])
+    if not weight or not any(_is_kept_norm(x, uses) for x in node.inputs):
+        return None
+    inputs = tuple(_computed_again(x) if _is_kept_norm(x, uses) else x for x in node.inputs)
+    return Tensor(node.op, inputs, node.attrs, node.outs, node.layer)
+
+
+def _is_kept_norm(x: Tensor, uses: Counter[int]) -> bool:
+    own = root(x)
+    return own.op == "channel_norm" and (uses[own.id] > 1 or uses[x.id] > 1)
+
+
+def _computed_again(x: Tensor) -> Tensor:
+    own = root(x)
+    again = apply(own.op, *own.inputs, **own.attrs)
+    return again if x is own else apply("reshape", again, shape=x.shape)
+
+
 PORTABLE = (scale_into_product, shifts_are_one, shift_beneath_reshape)
-TRAINING = (norm_relu, norm_relu_gradient)
+TRAINING = (norm_relu, norm_relu_gradient, norm_again)

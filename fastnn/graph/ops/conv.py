@@ -112,15 +112,16 @@ def _swapped(weight: Tensor) -> Tensor:
 def _conv2d_vjp(node: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     x, weight = node.inputs
     attrs = _shared(node.attrs)
-    dx = apply("conv2d_data", dy, _swapped(weight), extent=x.shape[1:3], **attrs)
-    return dx, apply("conv2d_weight", x, dy, kernel=weight.shape[:2], **attrs)
+    # The weight's first: x is done with before dx needs its memory.
+    dw = apply("conv2d_weight", x, dy, kernel=weight.shape[:2], **attrs)
+    return apply("conv2d_data", dy, _swapped(weight), extent=x.shape[1:3], **attrs), dw
 
 
 def _conv2d_data_vjp(node: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     x, weight = node.inputs
     attrs = _shared(node.attrs)
-    dx = apply("conv2d", dy, _swapped(weight), **attrs)
-    return dx, _swapped(apply("conv2d_weight", dy, x, kernel=weight.shape[:2], **attrs))
+    dw = _swapped(apply("conv2d_weight", dy, x, kernel=weight.shape[:2], **attrs))
+    return apply("conv2d", dy, _swapped(weight), **attrs), dw
 
 
 def _flops(sizes: tuple[int, ...], transposed: bool = False) -> float:

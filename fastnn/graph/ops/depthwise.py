@@ -81,9 +81,8 @@ def _weight_lower(node: Tensor) -> list[Instr]:
 def _vjp(node: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     x, weight = node.inputs
     attrs = {name: node.attrs[name] for name in ("stride", "padding", "dilation")}
-    dx = apply("depthwise_conv2d_data", dy, weight, extent=x.shape[1:3], **attrs)
-    parts = apply("depthwise_conv2d_weight", x, dy, kernel=weight.shape[:2], **attrs)
-    return dx, reduce(parts, "sum", (0,))
+    dw = reduce(apply("depthwise_conv2d_weight", x, dy, kernel=weight.shape[:2], **attrs), "sum", (0,))
+    return apply("depthwise_conv2d_data", dy, weight, extent=x.shape[1:3], **attrs), dw
 
 
 def _flops(sizes: tuple[int, ...]) -> float:
