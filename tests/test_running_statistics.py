@@ -7,6 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
+from c_export import Exported
 
 from fastnn import DivergenceError, Trainer, nn, optim
 from fastnn.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
@@ -211,3 +212,12 @@ def test_mistakes():
         nn.BatchNorm1d(3, momentum=1.5)
     with pytest.raises(ValueError, match="eps must be"):
         nn.LayerNorm(3, eps=-1)
+
+
+def test_exported_c_has_the_norm_in_its_weights(tmp_path):
+    t = trainer()
+    t.step(X, Y)
+    exported = Exported.of(t.model, (3, 6, 6), tmp_path)
+    found = exported.on_host(X[:5].reshape(5, -1), "gcc", "-O2")
+    np.testing.assert_allclose(found, t.model(X[:5]), rtol=1e-4, atol=1e-5)
+    assert "sqrt" not in exported.code
