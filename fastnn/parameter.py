@@ -27,19 +27,17 @@ class Arena:
         self.parameters = list(parameters)
         self.buffers = sorted(buffers, key=lambda b: b.dtype != FLOAT)      # counters last
         self.offsets: list[int] = []
-        ends = {"learned": 0, "floats": 0, "all": 0}
-        end = 0
+        end = learned = floats = 0
         for p in self._tensors():
             self.offsets.append(end)
             end += -(-p.nbytes // ALIGN) * ALIGN
-            for kind in ("learned", "floats", "all") if not isinstance(p, Buffer) else \
-                    ("floats", "all") if p.dtype == FLOAT else ("all",):
-                ends[kind] = end
+            learned = learned if isinstance(p, Buffer) else end
+            floats = end if p.dtype == FLOAT else floats
         raw = np.zeros(end + ALIGN, dtype=np.uint8)
         start = -address_of(raw) % ALIGN
         self.bytes = raw[start : start + end]
         # The parameters', and with them the buffers' that hold floats.
-        self.learned, self.floats = self.bytes[: ends["learned"]], self.bytes[: ends["floats"]]
+        self.learned, self.floats = self.bytes[:learned], self.bytes[:floats]
         self.version = self.layout = 0
         values = [p.data for p in self._tensors()]
         for p, offset, value in zip(self._tensors(), self.offsets, values, strict=True):
