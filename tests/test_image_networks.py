@@ -51,13 +51,12 @@ def test_ctrl_c_keeps_the_last_finished_iteration(make):
 
 def test_ctrl_c_within_a_long_iteration():
     """One iteration of this batch takes longer than the limit."""
-    model = nn.Sequential(nn.Conv2d(1, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),
-                          nn.Conv2d(64, 64, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+    layers = [nn.Conv2d(1, 32, 3, padding=1), *(nn.Conv2d(32, 32, 3, padding=1) for _ in range(8))]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
     trainer = Trainer(model, nn.CrossEntropyLoss(), num_threads=1)
-    x, y = np.tile(X, (2, 1, 1, 1)), np.tile(Y, 2)
-    trainer.program(len(x), x.shape[1:])                    # compiled
+    trainer.program(len(X), X.shape[1:])                    # compiled
     with Alarm(0.3) as alarm:
-        history = trainer.fit(x, y, epochs=10**9, batch_size=len(x), verbose=0)
+        history = trainer.fit(X, Y, epochs=10**9, batch_size=len(X), verbose=0)
         took = time.perf_counter() - alarm.due
     assert alarm.rang and history.interrupted and took < LIMIT, took
 
