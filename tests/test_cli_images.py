@@ -64,6 +64,17 @@ def test_train_and_everything_after_it(folder, capsys):
     assert "LeNet" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("model", ["resnet8", "resnet20", "mobilenet"])
+def test_the_other_networks(model, folder, capsys):
+    """Batch normalisation's running statistics are part of the saved model."""
+    assert main(["train", "--data", folder, "--model", model, "--epochs", "2", "--batch-size", "64"]) == 0
+    out = capsys.readouterr().out
+    stated = float(re.search(r"test accuracy ([\d.]+) on 80", out)[1])
+    loaded, source = fastnn.load("squares.safetensors"), data.read(folder)
+    x = data.Preprocessing.from_metadata(loaded.metadata).transform(source.X[320:])
+    assert np.mean(loaded(x).argmax(1) == source.y[320:]) == pytest.approx(stated, abs=1e-4)
+
+
 def test_training_learns(folder, capsys):
     assert main(["train", "--data", folder, "--model", "lenet", "--epochs", "6", "--shift", "0"]) == 0
     out = capsys.readouterr().out

@@ -16,6 +16,23 @@ X = generator.integers(0, 256, (70, 1, 28, 28), dtype=np.uint8)
 Y = generator.integers(0, 10, 70)
 
 
+def normed(channels: int = 8) -> nn.Module:
+    """Convolutions with batch normalisation, a strided and a depthwise one, and a residual sum."""
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+            self.norm, self.point = nn.BatchNorm2d(channels), nn.Conv2d(channels, channels, 1)
+
+        def forward(self, x):
+            return x + self.point(fastnn.functional.relu(self.norm(self.depthwise(x))))
+
+    stem = (nn.Conv2d(1, channels, 3, 2, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
+    head = (nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+    return nn.Sequential(*stem, Block(), *head)
+
+
 def trained(make, num_threads):
     fastnn.manual_seed(2)
     trainer = Trainer(make(), nn.CrossEntropyLoss(), optim.Adam(lr=1e-3), seed=3, num_threads=num_threads)
@@ -24,7 +41,7 @@ def trained(make, num_threads):
     return {**trainer.model.state_dict(), "loss": history["loss"], "predicted": trainer.predict(X)}
 
 
-@pytest.mark.parametrize("make", [models.LeNet], ids=["LeNet"])
+@pytest.mark.parametrize("make", [models.LeNet, normed], ids=["LeNet", "batch norm"])
 def test_threads_change_no_bit(make, all_threads):  # noqa: F811
     once = trained(make, 1)
     for num_threads in (2, 3, 4):
@@ -32,7 +49,7 @@ def test_threads_change_no_bit(make, all_threads):  # noqa: F811
         assert all(np.array_equal(value, again[name]) for name, value in once.items()), f"{num_threads} threads"
 
 
-@pytest.mark.parametrize("make", [models.LeNet], ids=["LeNet"])
+@pytest.mark.parametrize("make", [models.LeNet, normed], ids=["LeNet", "batch norm"])
 def test_ctrl_c_keeps_the_last_finished_iteration(make):
     trainers = []
     for _ in range(2):

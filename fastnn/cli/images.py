@@ -42,10 +42,13 @@ def build_model(name: str, shape: tuple[int, int, int], classes: int) -> nn.Modu
     """The network of that name for images of a shape."""
     from fastnn import models
 
-    if shape[1] != shape[2]:
+    if name == "lenet" and shape[1] != shape[2]:
         raise UsageError(f"--model {name} takes square images, found {shape[1]} × {shape[2]}")
     builders: dict[str, Callable[[], nn.Module]] = {
         "lenet": lambda: models.LeNet(classes, shape[0], shape[1]),
+        "resnet8": lambda: models.resnet8(classes, shape[0]),
+        "resnet20": lambda: models.resnet20(classes, shape[0]),
+        "mobilenet": lambda: models.MobileNetV1(classes, 0.25, shape[0]),
     }
     return builders[name]()
 

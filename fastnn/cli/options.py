@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # Networks for images; each has a line in fastnn/cli/images.py.
-IMAGE_MODELS = ("lenet",)
+IMAGE_MODELS = ("lenet", "resnet8", "resnet20", "mobilenet")
 
 
 class UsageError(ValueError):
