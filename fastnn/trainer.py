@@ -139,8 +139,7 @@ class Trainer:
         from .training.fit import prepare  # with callbacks and schedules, which import fastnn leaves alone
 
         history, before = History(), self.transforms
-        if transforms is not None:
-            self.transforms = transforms
+        self.transforms = before if transforms is None else transforms
         try:
             with Interrupt() as interrupt:
                 loop = prepare(
