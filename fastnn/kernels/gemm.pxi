@@ -105,12 +105,46 @@ cdef void gate_rows(float *c, const float *z, int64_t ldz, const float *saved, i
         saved += ldc
 
 
+# c[rows, n] = z·slope: the gradient of exp from its value, and of what left its slope behind.
+cdef void slope_rows(float *c, const float *z, int64_t ldz, const float *slope, int64_t ldc, int64_t rows,
+                     int64_t n) noexcept nogil:
+    cdef int64_t i, j, last = ldz - VL
+    cdef mask_t mask = mask_of(n - last)
+    for i in range(rows):
+        j = 0
+        while j < last:
+            vstore(c + j, vmul(vload(slope + j), vload(z + j)))
+            j += VL
+        vstore_mask(mask, c + j, vmul(vload_mask(mask, slope + j), vload(z + j)))
+        c += ldc
+        z += ldz
+        slope += ldc
+
+
+# What the epilogue of a tile will write and read, on its way while the tile is computed: rows of C lie far apart, where
+# hardware does not see the next one coming.
+cdef void await_rows(const Gemm *g, int64_t at, int64_t rows, int64_t n) noexcept nogil:
+    cdef int64_t i, j
+    for i in range(rows):
+        j = 0
+        while j < n:
+            prefetch_to(g.c + at + i * g.ldc + j, 1)
+            if g.pre != NULL:
+                prefetch_to(g.pre + at + i * g.ldc + j, 1)
+            if g.saved != NULL:
+                prefetch(g.saved + at + i * g.ldc + j)
+            j += 16
+
+
 # Epilogue of a tile whose z[rows, ldz] lies in a buffer; at: offset of the tile in c, pre and saved.
 cdef void finish(const Gemm *g, float *z, int64_t ldz, int64_t at, int64_t rows, int64_t n) noexcept nogil:
     cdef float saved[TILE]
     if g.epilogue == EPILOGUE_GRAD:
         if g.act == ACT_RELU:
             gate_rows(g.c + at, z, ldz, g.saved + at, g.ldc, rows, n)
+            return
+        if g.act == ACT_EXP:
+            slope_rows(g.c + at, z, ldz, g.saved + at, g.ldc, rows, n)
             return
         load_rows(saved, ldz, g.saved + at, g.ldc, rows, n)
         act_grad_row(g.act, z, z, saved, rows * ldz, g.alpha)
@@ -185,6 +219,8 @@ cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row,
                 load_rows(start, ldz, g.c + at, g.ldc, height, n)
                 if first and g.bias != NULL:
                     add_bias(start, ldz, g.bias + col, height, n)
+            if not plain:
+                await_rows(g, at, height, n)
             run_tile(height, w, masked, t)
             if plain:
                 store_rows(g.c + at, g.ldc, z, ldz, height, n)

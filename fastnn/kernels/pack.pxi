@@ -9,6 +9,7 @@ from libc.string cimport memset
 
 cdef extern from *:
     void prefetch "__builtin_prefetch"(const void *p) noexcept nogil
+    void prefetch_to "__builtin_prefetch"(const void *p, const int write) noexcept nogil
 
 cdef enum:
     EDGE = 32               # steps of k in the buffer for what does not come in whole vectors
