@@ -3,7 +3,8 @@
 The state of a generation (tokens, positions, caches) is one segment that both programs read and write, so a token
 costs one call of the engine and allocates nothing. Positions are input, so that one program serves them all, and each
 row of a batch stands at its own: prompts may differ in length. Where the context is full, the last half of it is read
-anew: learned positions do not move.
+anew: learned positions do not move. A recurrent model has no context: its state takes one token after another, those of
+the prompt as well.
 """
 
 from __future__ import annotations
@@ -34,11 +35,12 @@ SHORTEST = 16                       # prompts are padded to 16, 32, 64, … toke
 class Generator(Module):
     """A language model that generates: `forward(ids, cache=None)` asks the cache for what depends on earlier tokens.
 
-    Subclasses set `vocabulary` and `context`.
+    Subclasses set `vocabulary`, and `context` or `recurrent`.
     """
 
     vocabulary: int
     context: int
+    recurrent = False
 
     def generate(
         self, prompt, tokens: int, temperature: float = 1.0, top_k: int | None = None, seed: int = 0
@@ -77,7 +79,7 @@ class Generator(Module):
                 raise ValueError(f"{name} must be a vector of at least one token, found shape {row.shape}")
             if row.dtype.kind not in "iu":
                 raise TypeError(f"{name} must hold integer ids, found dtype {row.dtype}")
-            if len(row) > self.context:
+            if not self.recurrent and len(row) > self.context:
                 raise ValueError(f"{name} has {len(row)} tokens, the model's context is {self.context}")
             if row.min() < 0 or row.max() >= self.vocabulary:
                 wrong = int(row[(row < 0) | (row >= self.vocabulary)][0])
@@ -93,7 +95,8 @@ class Generator(Module):
             found = next((one for one in free if one.key == key), None)
             if found is not None:
                 free.remove(found)                  # another stream of the same model gets memory of its own
-        found = found or Generation(self, len(rows), key)
+        kind = RecurrentGeneration if self.recurrent else Generation
+        found = found or kind(self, len(rows), key)
         try:
             for token in found.run(self, rows, tokens, temperature, k, seed):
                 yield token[0] if single else token
@@ -111,6 +114,7 @@ class Cache:
 
     def __init__(self, batch: int, t: int, context: int, first: bool):
         self.batch, self.t, self.first = batch, t, first
+        self.writes: list[tuple[str, Tensor]] = []          # states and what they become
         self.capacity = align(context, BLOCK)
         self.layers = 0
         self.positions = source("input", (batch,), INT, name="positions")
@@ -132,6 +136,15 @@ class Cache:
         self.layers += 1
         return apply("cached_attention", qkv, *caches, self.positions)
 
+    def recur(self, layer, x: Tensor) -> Tensor:
+        """One step of an LSTM whose state goes on from the token before: x (B, 1, in) → (B, 1, hidden)."""
+        shape = layer.num_layers, self.batch, layer.hidden_size
+        names = [f"{part} {self.layers}" for part in ("h", "c")]
+        self.layers += 1
+        y, ends = layer(x, tuple(source("input", shape, name=name) for name in names))
+        self.writes += zip(names, ends, strict=True)
+        return y
+
     def last(self, x: Tensor) -> Tensor:
         """x (B, t, width) at each row's last token → (B, width)."""
         flat = F.reshape(x, (self.batch * self.t, x.shape[-1]))
@@ -144,11 +157,12 @@ class Generation:
     """The programs and the memory to generate a batch of `batch` rows."""
 
     def __init__(self, model: Generator, batch: int, key: tuple):
-        self.batch, self.key, self.context = batch, key, model.context
+        self.batch, self.key = batch, key
+        self.context = 1 if model.recurrent else model.context
         self.places: dict[str, tuple[int, Out]] = {}
         size = 0
         for name, shape, dtype in (
-            ("ids", (batch, model.context), INT), ("tokens", (batch,), INT), ("positions", (batch,), INT),
+            ("ids", (batch, self.context), INT), ("tokens", (batch,), INT), ("positions", (batch,), INT),
             ("rows", (batch,), INT), ("settings", (2,), "float32"),
         ):
             size = self._add(name, Out(shape, dtype), size)
@@ -177,7 +191,10 @@ class Generation:
             cache = Cache(self.batch, t, self.context, first)
             ids = source("input", (self.batch, t), INT, name="ids" if first else "tokens")
             settings = source("input", (2,), name="settings")
-            return Graph([apply("sample", model(ids, cache), settings)])
+            token = apply("sample", model(ids, cache), settings)
+            self.writes = ["tokens", *(name for name, _ in cache.writes)]
+            # Copies are made last, when nothing reads the old state any more.
+            return Graph([token, *(apply("copy", end) for _, end in cache.writes)])
 
     def _compile(self, graph: Graph) -> _Runnable:
         graph, n_static = hoist(graph)
@@ -187,7 +204,8 @@ class Generation:
                 fixed[node.id] = Place("state", self.places[node.attrs["name"]][0])
             elif node.op == "parameter":
                 fixed[node.id] = Place("parameters", node.attrs["parameter"].offset)
-        fixed[graph.outputs[0].id] = Place("state", self.places["tokens"][0])
+        for name, output in zip(self.writes, graph.outputs, strict=True):
+            fixed[output.id] = Place("state", self.places[name][0])
         planned = plan(graph, fixed, {node.id for node in graph.nodes[:n_static]})
         segments = {
             "constants": constants, "activations": aligned_zeros(planned.work), "state": self.state,
@@ -241,6 +259,32 @@ class Generation:
             known[every, ends] = made
             ends += 1
             yield made
+
+
+class RecurrentGeneration(Generation):
+    """The same for a model whose state is all that it keeps: no prompt program, and no context to run out of."""
+
+    def run(
+        self, model: Generator, prompts: Sequence[np.ndarray], tokens: int, temperature: float, k: int, seed: int
+    ) -> Iterator[np.ndarray]:
+        """Yield `tokens` arrays (B) of token ids; rows with shorter prompts run ahead and wait."""
+        ends = np.array([len(row) for row in prompts])
+        longest = int(ends.max())
+        known = np.zeros((self.batch, longest + tokens), np.int64)
+        for row, prompt in zip(known, prompts, strict=True):
+            row[: len(prompt)] = prompt
+        self.settings[:] = temperature, k
+        for name in self.writes[1:]:
+            self._array(name)[:] = 0
+        every = np.arange(self.batch)
+        begin, end, nthreads = self.step.ready(), self.step.program.length, self.step.nthreads
+        for step in range(1, longest + tokens):
+            self.tokens[:] = known[:, step - 1]
+            self.step.program.executor.run(begin, end, nthreads, seed, step)
+            begin = self.step.program.static_end
+            known[:, step] = np.where(step >= ends, self.tokens, known[:, step])
+            if step >= longest:
+                yield known[every, ends + step - longest].copy()
 
 
 class _Runnable:

@@ -200,8 +200,9 @@ def add_tune(parser: argparse.ArgumentParser) -> None:
 def add_train_text(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="text to learn; its last tenth validates")
+    add("--model", choices=("gpt", "lstm"), default="gpt", help="a Transformer or an LSTM (default: gpt)")
     add("--layers", type=_integer(1), default=4, metavar="N", help="default: 4")
-    add("--heads", type=_integer(1), default=4, metavar="N", help="of attention, in each layer (default: 4)")
+    add("--heads", type=_integer(1), default=4, metavar="N", help="of a GPT's attention (default: 4)")
     add("--width", type=_integer(1), default=128, metavar="N", help="of a token's vector (default: 128)")
     add("--context", type=_integer(1), default=64, metavar="N", help="tokens that the model sees (default: 64)")
     add("--batch-size", type=_integer(1), default=12, metavar="N", help="windows per iteration (default: 12)")

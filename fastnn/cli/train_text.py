@@ -13,7 +13,8 @@ from fastnn import Trainer, callbacks, nn, optim, schedules
 from fastnn.cli.options import UsageError, check_output
 from fastnn.data import DataError, TokenWindows
 from fastnn.data.text import Vocabulary
-from fastnn.models import GPT
+from fastnn.generation import Generator
+from fastnn.models import GPT, LSTMLanguageModel
 
 REPORTS = 250                # iterations from one validation to the next
 VALIDATION = 0.1             # of the text, its end
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"{args.file}: {error}; take a longer text or a smaller --context") from None
     fastnn.manual_seed(args.seed)
     model = build(args, len(vocabulary))
-    trainer = Trainer(model, nn.CrossEntropyLoss(class_dim=-1), optimizer(args), seed=args.seed,
+    trainer = Trainer(model, nn.CrossEntropyLoss(class_dim=-1), optimizer(args, model), seed=args.seed,
                       num_threads=args.threads)
     describe(args, model, trainer, vocabulary, train, validation)
     every = min(REPORTS, args.iterations)
@@ -51,17 +52,19 @@ def run(args: argparse.Namespace) -> int:
     return 130 if history.interrupted else 0
 
 
-def build(args: argparse.Namespace, size: int) -> GPT:
+def build(args: argparse.Namespace, size: int) -> Generator:
     """The model that the options describe, for a vocabulary of `size`."""
+    if args.model == "lstm":
+        return LSTMLanguageModel(size, args.width, args.layers, args.dropout)
     if args.width % args.heads:
         raise UsageError(f"--width must be a multiple of --heads, found {args.width} and {args.heads}")
     return GPT(size, args.context, args.layers, args.heads, args.width, args.dropout)
 
 
-def optimizer(args: argparse.Namespace) -> optim.AdamW:
+def optimizer(args: argparse.Namespace, model: Generator) -> optim.AdamW:
     """AdamW as for GPT-3 (Brown et al., 2020), with nanoGPT's second beta; only matrices decay."""
-    plain = [{"params": pattern, "weight_decay": 0.0} for pattern in ("*bias", "*ln_*.weight")]
-    return optim.AdamW(lr=args.lr, betas=(0.9, 0.99), weight_decay=0.1, groups=plain, clip_norm=1.0)
+    vectors = {"params": [name for name, p in model.named_parameters() if p.ndim < 2], "weight_decay": 0.0}
+    return optim.AdamW(lr=args.lr, betas=(0.9, 0.99), weight_decay=0.1, groups=[vectors], clip_norm=1.0)
 
 
 def schedule(args: argparse.Namespace) -> schedules.Schedule:
@@ -82,7 +85,8 @@ def describe(args, model, trainer, vocabulary, train, validation) -> None:
     print(f"fastnn {info['version']}, {info['isa']}, {args.threads or info['threads']} thread(s)")
     print(f"text: {args.file}, {len(train.tokens) + len(validation.tokens):,} bytes, {len(vocabulary)} different ones")
     print(f"tokens: {len(train.tokens):,} to train, the last {len(validation.tokens):,} to validate")
-    print(f"model: GPT, {args.layers} layer(s), {args.heads} head(s), {args.width} wide, context {args.context}: "
+    heads = f", {args.heads} head(s)" * (args.model == "gpt")
+    print(f"model: {type(model).__name__}, {args.layers} layer(s){heads}, {args.width} wide, context {args.context}: "
           f"{model.num_parameters():,} parameters")
     print(f"planned memory: {memory / 1e6:.1f} MB", flush=True)
 

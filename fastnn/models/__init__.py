@@ -4,6 +4,7 @@ from .autoencoder import AutoEncoder
 from .dscnn import DSCNN
 from .gpt import GPT
 from .lenet import LeNet
+from .lstm import LSTMLanguageModel
 from .mobilenet import MobileNetV1
 from .resnet import ResNet, resnet8, resnet20
 
@@ -11,6 +12,7 @@ __all__ = [
     "AutoEncoder",
     "DSCNN",
     "GPT",
+    "LSTMLanguageModel",
     "LeNet",
     "MobileNetV1",
     "ResNet",
