@@ -89,8 +89,7 @@ class GPT(GPT2Files, Generator):
     The head is the embedding `wte` (tied weights). `generate` and `stream` make text.
 
     Weights start as N(0, 0.02·√(768/width)), those that end a residual branch by √(2·layers) less: GPT-2's where it is
-    768 wide, more for smaller models (Shakespeare, 128 wide, 2,000 iterations: validation loss 1.90 with 0.02, 1.75
-    with this).
+    768 wide, more for smaller models (Shakespeare, 128 wide: validation loss 1.90 with 0.02, 1.75 with this).
     """
 
     def __init__(
