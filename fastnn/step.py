@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
@@ -127,6 +128,31 @@ class Memory:
             data[:] = kept
 
 
+def check_rows(classes: set[tuple[int, int]], ids: Sequence[IdRange], data: Sequence[Source]) -> None:
+    """ValueError if a token id is out of range for its embedding or a class index for the prediction; shapes were
+    checked at trace time."""
+    x, y = data[:2]
+    for one in ids:
+        low, high = x.integer_range() if one.columns is None else (-1, -1)
+        if low < 0 or high >= one.n:
+            for start, rows in x.rows_at_a_time():
+                one.check(rows, x.name, start)
+    if not classes or not y.array.size:
+        return
+    low, high = y.integer_range()
+    for n, ignore in classes:
+        if low >= 0 and high < n:
+            continue
+        for start, rows in y.rows_at_a_time():
+            wrong = ((rows < 0) | (rows >= n)) & (rows != ignore)
+            if wrong.any():
+                where = tuple(int(i) for i in np.argwhere(wrong)[0])
+                raise ValueError(
+                    f"{y.name} has label {int(rows[where])} at sample {start + where[0]}; the model predicts {n} "
+                    f"classes, so labels must be 0 to {n - 1}"
+                )
+
+
 class Step:
     """A program for one batch shape, with the addresses of its results."""
 
@@ -144,7 +170,8 @@ class Step:
         loss, weight, *sums = results
         self._loss, self._weight = program.address(loss), program.address(weight)
         self._sums = tuple(program.address(s) for s in sums)
-        self._classes, self._ids = classes, ids
+        # Not of this object: a program that knew its step would wait for the garbage collector.
+        self.check = program.check = partial(check_rows, classes, ids)
         # A view of the last batch's prediction, where it was asked for.
         self.prediction = None if prediction is None else program.array(prediction)
 
@@ -154,30 +181,6 @@ class Step:
         for name, one in zip(("x", "y", "w"), data, strict=False):
             if name in sources:
                 executor.bind_source(sources[name], one.address, one.row_bytes, one.code)
-
-    def check(self, data: Sequence[Source]) -> None:
-        """ValueError if a token id is out of range for its embedding or a class index for the prediction; shapes were
-        checked at trace time."""
-        x, y = data[:2]
-        for one in self._ids:
-            low, high = x.integer_range() if one.columns is None else (-1, -1)
-            if low < 0 or high >= one.n:
-                for start, rows in x.rows_at_a_time():
-                    one.check(rows, x.name, start)
-        if not self._classes or not y.array.size:
-            return
-        low, high = y.integer_range()
-        for n, ignore in self._classes:
-            if low >= 0 and high < n:
-                continue
-            for start, rows in y.rows_at_a_time():
-                wrong = ((rows < 0) | (rows >= n)) & (rows != ignore)
-                if wrong.any():
-                    where = tuple(int(i) for i in np.argwhere(wrong)[0])
-                    raise ValueError(
-                        f"{y.name} has label {int(rows[where])} at sample {start + where[0]}; the model predicts {n} "
-                        f"classes, so labels must be 0 to {n - 1}"
-                    )
 
     def run(
         self, batches: int, rows, first_row: int, rates, seed: int, step: int, nthreads: int, start=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from fastnn import Trainer, nn, optim
 
@@ -48,3 +49,28 @@ def test_profiling_inference_writes_to_no_result_of_the_past():
     assert "gemm" in compiled.program.profile(passes=2)
     np.testing.assert_array_equal(given, kept)
     np.testing.assert_array_equal(model(np.ones((4, 6), np.float32)), kept)
+
+
+def test_profile_of_the_users_samples():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((20, 6)), rng.integers(0, 3, 20)
+    trainer = make()
+    program = trainer.program(8)
+    before = trainer.model.state_dict()
+    table = program.profile(X, y, passes=2).splitlines()
+    assert table[0].split() == ["kernel", "µs", "GFLOP/s", "GB/s", "%", "sizes"]
+    assert all(np.array_equal(before[name], value) for name, value in trainer.model.state_dict().items())
+    gather = next(line.split() for line in table if line.split()[1] == "gather")
+    assert float(gather[3]) > 0
+    for wrong, message in (
+        ((X[:7], y), "X must hold at least 8 samples of 6 numbers"),
+        ((X[:, :5], y), "X must hold at least 8 samples of 6 numbers"),
+        ((X, y + 1), "label 3 at sample"),
+        ((X,), "X and y, or neither"),
+        ((X * np.nan, y), "X contains nan"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            program.profile(*wrong)
+    with pytest.raises(ValueError, match="reads no x"):
+        trainer.model(X)
+        next(iter(trainer.model._compiled.values())).program.profile(X, y)

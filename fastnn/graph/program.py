@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from .. import config
 from ..engine.executor import Executor, address_of
-from ..engine.source import DTYPES
+from ..engine.source import DTYPES, Source
 from ..kernels.table import KERNELS
 from .graph import Graph
 from .ops import OPS, PRODUCT_FLOPS, ROUGH_FLOPS, Instr
@@ -85,6 +86,8 @@ class Program:
         self._calls: list[tuple[int, list[int], tuple, tuple]] = []
         self._text: list[str] = []
         self._costs: list[tuple[str, tuple]] = []
+        self._bytes: list[int] = []
+        self.check: Callable[[list[Source]], None] | None = None        # of labels and ids in the rows to be read
         self._seconds: float | None = None
         self._python: dict[int, object] = {}
         self.relocations: dict[str, list[tuple[int, int, int]]] = {}
@@ -142,10 +145,20 @@ class Program:
             self.sources[node.attrs["name"]] = index
         address = 0 if instr.kernel == "python" else KERNELS[instr.kernel]
         self._costs.append((instr.kernel, instr.sizes))
+        self._bytes.append(self._moved(instr, node))
         self._calls.append((address, ptrs, instr.sizes, instr.scalars))
         layer = f"  # {node.layer}" if node is not None and node.layer else ""
         sizes = " ".join(map(str, instr.sizes))
         self._text.append(f"{index:>4} {instr.kernel:<16} {', '.join(names)}  [{sizes}]{layer}")
+
+    def _moved(self, instr: Instr, node: Tensor | None) -> int:
+        """Bytes that an instruction reads and writes, each once; 0 where that is not known."""
+        operands = [operand for operand in instr.ptrs if operand is not None]
+        if node is None:                                # parameters, gradients, and the optimizer's arrays
+            arrays = len([operand for operand in operands if operand.segment != "clip"])
+            return instr.sizes[0] * 4 * (2 * arrays - 1) if arrays > 1 else 0
+        keys = {(o[0], o[1]) if isinstance(o, tuple) else (o, 0) for o in operands if not isinstance(o, Place)}
+        return sum(bytes_of(tensor.outs[k]) for tensor, k in keys)
 
     def array(self, tensor: Tensor, k: int = 0) -> np.ndarray:
         """View of a result's memory, in the result's shape."""
@@ -181,12 +194,15 @@ class Program:
         kinds = {name: data.nbytes for name, data in self.segments.items()}
         return {**kinds, "total": sum(kinds.values())}
 
-    def profile(self, passes: int = 200) -> str:
-        """A table of the instructions: kernel, sizes, µs on one thread, GFLOP/s of products, % of the whole.
+    def profile(self, X=None, y=None, passes: int = 200) -> str:  # noqa: N803
+        """A table of the instructions: kernel, sizes, µs on one thread, GFLOP/s of products, GB/s of all others, % of
+        the whole. Bytes are those of the operands, each counted once; what an optimizer updates counts twice.
 
-        Times are the smallest of `passes` runs on samples of noise and labels of 0 (on zeros, branches are too easily
-        foreseen), inputs and results in memory of their own. Parameters and the optimizer's state are put back.
+        Times are the smallest of `passes` runs on the first rows of X and y, by default on samples of noise and labels
+        of 0 (on zeros, branches are too easily foreseen), with inputs and results in memory of their own. Parameters and
+        the optimizer's state are put back.
         """
+        rows = self._given(X, y)
         unwritten = ("activations", "constants", "snapshots")
         kept = {name: data.copy() for name, data in self.segments.items() if name not in unwritten}
         outside = {name: aligned_zeros(self._outside_bytes(name)) for name in self.relocations}
@@ -194,9 +210,12 @@ class Program:
             for i, slot, offset in uses:
                 self.executor.bind(i, slot, address_of(outside[name]) + offset)
         longest = max([1, *(self._costs[i][1][1] for i in self.sources.values())])
-        # One row for all samples: rows lie 0 bytes apart.
+        # One row for all samples where none are given: rows lie 0 bytes apart.
         zeros, noise = np.zeros(longest, np.int64), np.random.default_rng(0).standard_normal(longest, np.float32)
-        for i in self.sources.values():
+        for name, i in self.sources.items():
+            if name in rows:
+                self.executor.bind_source(i, rows[name].address, rows[name].row_bytes, rows[name].code)
+                continue
             row, code = (zeros, "i8") if self._costs[i][1][4] else (noise, "f4")
             self.executor.bind_source(i, address_of(row), 0, DTYPES[code])
         try:
@@ -207,12 +226,35 @@ class Program:
             for i in self.sources.values():
                 self.executor.bind_source(i, 0, 0, 0)
         total = sum(seconds)
-        lines = [f"{'':>4} {'kernel':<16} {'µs':>9} {'GFLOP/s':>9} {'%':>6}  sizes"]
+        lines = [f"{'':>4} {'kernel':<16} {'µs':>9} {'GFLOP/s':>9} {'GB/s':>7} {'%':>6}  sizes"]
         for i, (t, (kernel, sizes)) in enumerate(zip(seconds, self._costs, strict=False)):
             rate = f"{_cost(kernel, sizes) / t / 1e9:9.1f}" if kernel in PRODUCT_FLOPS and t else " " * 9
+            moved = self._bytes[i]
+            rate += f" {moved / t / 1e9:7.1f}" if kernel not in PRODUCT_FLOPS and t and moved else " " * 8
             shown = " ".join(map(str, sizes[:4]))
             lines.append(f"{i:>4} {kernel:<16} {t * 1e6:9.2f} {rate} {100 * t / total:6.1f}  {shown}")
         return "\n".join([*lines, f"{'':>4} {'total':<16} {total * 1e6:9.2f}"])
+
+    def _given(self, X, y) -> dict[str, Source]:  # noqa: N803
+        """X and y as profile() reads them. ValueError where they are not what the program was made for."""
+        rows = {}
+        for name, array in (("x", X), ("y", y)):
+            if array is None:
+                continue
+            if name not in self.sources:
+                raise ValueError(f"profile: this program reads no {name}: it is not a training step's")
+            n, width, *_, integers = self._costs[self.sources[name]][1][:5]
+            one = rows[name] = Source(array, {"x": "X"}.get(name, name), integers=bool(integers))
+            if len(one) < n or math.prod(one.row_shape) != width:
+                raise ValueError(
+                    f"{one.name} must hold at least {n} samples of {width} numbers, found shape {one.array.shape}"
+                )
+            one.check_finite()
+        if len(rows) == 2 and self.check is not None:
+            self.check(list(rows.values()))
+        elif rows:
+            raise ValueError("profile takes X and y, or neither")
+        return rows
 
     def _outside_bytes(self, segment: str) -> int:
         """Extent of a segment that is bound at each call."""
