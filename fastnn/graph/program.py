@@ -145,17 +145,18 @@ class Program:
             self.sources[node.attrs["name"]] = index
         address = 0 if instr.kernel == "python" else KERNELS[instr.kernel]
         self._costs.append((instr.kernel, instr.sizes))
-        self._bytes.append(self._moved(instr, node))
+        self._bytes.append(self._moved(instr))
         self._calls.append((address, ptrs, instr.sizes, instr.scalars))
         layer = f"  # {node.layer}" if node is not None and node.layer else ""
         sizes = " ".join(map(str, instr.sizes))
         self._text.append(f"{index:>4} {instr.kernel:<16} {', '.join(names)}  [{sizes}]{layer}")
 
-    def _moved(self, instr: Instr, node: Tensor | None) -> int:
+    def _moved(self, instr: Instr) -> int:
         """Bytes that an instruction reads and writes, each once; 0 where that is not known."""
         operands = [operand for operand in instr.ptrs if operand is not None]
-        if node is None:                                # parameters, gradients, and the optimizer's arrays
-            arrays = len([operand for operand in operands if operand.segment != "clip"])
+        places = [operand for operand in operands if isinstance(operand, Place)]
+        if len(places) == len(operands):                # parameters, gradients, and the optimizer's arrays
+            arrays = len([place for place in places if place.segment != "clip"])
             return instr.sizes[0] * 4 * (2 * arrays - 1) if arrays > 1 else 0
         keys = {(o[0], o[1]) if isinstance(o, tuple) else (o, 0) for o in operands if not isinstance(o, Place)}
         return sum(bytes_of(tensor.outs[k]) for tensor, k in keys)
@@ -199,8 +200,8 @@ class Program:
         the whole. Bytes are those of the operands, each counted once; what an optimizer updates counts twice.
 
         Times are the smallest of `passes` runs on the first rows of X and y, by default on samples of noise and labels
-        of 0 (on zeros, branches are too easily foreseen), with inputs and results in memory of their own. Parameters and
-        the optimizer's state are put back.
+        of 0 (on zeros, branches are too easily foreseen), with inputs and results in memory of their own. Parameters
+        and the optimizer's state are put back.
         """
         rows = self._given(X, y)
         unwritten = ("activations", "constants", "snapshots")
