@@ -60,7 +60,7 @@ def test_only_iterations_move_them():
     t.evaluate(X, Y)
     t.model(X)
     t.find_lr(X, Y, num_iterations=40)
-    t.program(8, (3, 6, 6)).profile(2)
+    t.program(8, (3, 6, 6)).profile(passes=2)
     assert same(before, t.model.state_dict())
     t.model[6].bias.data[0] = np.nan
     with pytest.raises(DivergenceError):
