@@ -4,7 +4,7 @@
 #
 # exp    x = n·ln2 + r, |r| ≤ ln2/2 (Cody and Waite), a degree-6 polynomial for e^r, then 2^n by its bits,
 #        in two factors so that results down to the smallest denormal and up to overflow are right.
-# log    x = 2^e·m, √½ ≤ m < √2; log m = s·(2 + s²·P(s²)) with s = (m-1)/(m+1) (fdlibm's decomposition).
+# log    x = 2^e·m, √½ ≤ m < √2; log(1 + f) = f - f²/2 + f³·P(f) with f = m - 1 (Cephes' form).
 # tanh   odd polynomial below 0.625, else 1 - 2/(e^{2|x|} + 1) (Cephes' split).
 # gelu   x·Φ(x) from the tail of the normal distribution, which keeps its relative precision.
 # erf    odd polynomial below 0.92, else 1 - e^{Q(|x|)}.
@@ -72,22 +72,24 @@ cdef inline float exp_(float x) noexcept nogil:
 
 cdef inline float log_(float x) noexcept nogil:
     cdef int32_t i, e
-    cdef float m, s, z, p, y, k
+    cdef float m, z, p, y, k
     cdef float tiny = <float>8388608.0 if x < <float>1.17549435e-38 else <float>1.0
     i = float_bits(x * tiny)                              # denormals are scaled up by 2^23 first
     e = (i - 0x3F3504F3) >> 23                            # so that m lies in [√½, √2)
     m = bits_float(i - (e << 23))
     k = <float>e - (<float>23.0 if tiny > <float>1.0 else <float>0.0)
     m = m - <float>1.0
-    s = m / (<float>2.0 + m)
-    z = s * s
-    p = <float>2.358219027e-1
-    p = p * z + <float>2.853730658e-1
-    p = p * z + <float>4.000033522e-1
-    p = p * z + <float>6.666666565e-1
-    p = p * z
-    y = <float>0.5 * m * m                                # log m = m - (m²/2 - s·(m²/2 + z·P))
-    y = k * <float>0.693359375 + (m - (y - (s * (y + p) + k * <float>-2.12194440e-4)))
+    z = m * m
+    p = <float>-7.353802770e-02
+    p = p * m + <float>1.261518747e-01
+    p = p * m + <float>-1.320345849e-01
+    p = p * m + <float>1.422809958e-01
+    p = p * m + <float>-1.662131548e-01
+    p = p * m + <float>1.999976635e-01
+    p = p * m + <float>-2.500085235e-01
+    p = p * m + <float>3.333335519e-01
+    y = p * m * z + k * <float>-2.12194440e-4             # log(1 + m) = m - m²/2 + m³·P(m)
+    y = k * <float>0.693359375 + (m + (y - <float>0.5 * z))
     y = x if x > <float>3.4028234e38 else y               # +inf
     y = bits_float(<int32_t>0xFF800000) if x == <float>0.0 else y
     return bits_float(0x7FC00000) if not (x >= <float>0.0) else y
