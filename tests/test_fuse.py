@@ -13,7 +13,7 @@ from fastnn.graph.autodiff import gradients
 from fastnn.graph.fuse import RULES, fuse, rewrite, shared_packs
 from fastnn.graph.graph import Graph
 from fastnn.graph.ops import apply
-from fastnn.graph.tensor import source, tracing
+from fastnn.graph.tensor import Out, Tensor, source, tracing
 
 RNG = np.random.default_rng(9)
 
@@ -205,6 +205,19 @@ def test_pack_transposed_and_shared_packs(isa):
             got = run(graph, [x, z, w])
             for a, b in zip(got, (x @ w.T, z @ w.T, z @ w.T * 2), strict=True):
                 assert_close(a, b.astype(np.float64), 1e-5, 1e-5, "packed product")
+
+
+def test_packs_of_one_operand_and_of_its_transpose_stay_apart():
+    with tracing(training=False):
+        x, w = source("input", (4, 8), name="0"), source("input", (8, 8), name="1")
+        packs = [(tb, apply("pack", w, tb=tb)) for tb in (False, True, False)]
+        # As fusion makes them: infer knows nothing of panels.
+        outputs = [Tensor("matmul", (x, p), {"ta": False, "tb": tb}, [Out((4, 8))], "") for tb, p in packs]
+    graph = fuse(Graph(outputs))
+    assert ops(graph).count("pack") == 2
+    a, b = (RNG.standard_normal(s).astype(np.float32) for s in ((4, 8), (8, 8)))
+    for got, expected in zip(run(graph, [a, b]), (a @ b, a @ b.T, a @ b), strict=True):
+        assert_close(got, expected.astype(np.float64), 1e-5, 1e-5, "packed product")
 
 
 def test_packs_of_different_operands_stay_apart():

@@ -194,10 +194,10 @@ def bias_gradients() -> Rule:
 
 def shared_packs() -> Rule:
     """One pack for all the products that read the same operand: a rule that remembers the packs it has seen."""
-    first: dict[int, Tensor] = {}
+    first: dict[tuple[int, bool], Tensor] = {}
 
     def rule(node: Tensor, uses: Counter[int]) -> Tensor | None:
-        return first.setdefault(node.inputs[0].id, node) if node.op == "pack" else None
+        return first.setdefault((node.inputs[0].id, node.attrs["tb"]), node) if node.op == "pack" else None
 
     return rule
 
