@@ -118,10 +118,10 @@ def test_errors_name_the_layer():
         nn.LSTM(3, 4)(np.zeros((4, 2, 5)))
     with pytest.raises(ValueError, match=r"expected a state of shape \(1, 2, 4\), found \(1, 3, 4\)"):
         nn.GRU(3, 4)(np.zeros((4, 2, 3)), np.zeros((1, 3, 4)))
+    with pytest.raises(ValueError, match="proj_size must be 0.*found 2"):
+        nn.LSTM(3, 4, proj_size=2)
     with pytest.raises(ValueError, match="nonlinearity must be"):
         nn.RNN(3, 4, nonlinearity="sigmoid")
-    with pytest.raises(TypeError):
-        nn.LSTM(3, 4, proj_size=2)
     with pytest.raises(ValueError, match="hidden_size"):
         nn.LSTM(3, 0)
 
