@@ -44,10 +44,10 @@ def memory(key):
 
 with np.load(sys.argv[1]) as arrays:
     X, y = (arrays["X"] / np.float32(16)).astype(np.float32), arrays["y"].astype(np.int64)
-before, start = memory("VmRSS:"), time.process_time()
+before, start = memory("VmRSS:"), time.thread_time()
 """
 REPORT = """
-seconds, after = time.process_time() - start, memory("VmRSS:")
+seconds, after = time.thread_time() - start, memory("VmRSS:")
 print(json.dumps({"seconds": seconds, "before": before, "after": after}))
 """
 PEAK = """

@@ -5,6 +5,9 @@ of comparisons are 0.0 and 1.0. Shapes follow NumPy's broadcasting. `out=` is ta
 `matmul` and the unary functions.
 """
 
+from typing import TYPE_CHECKING
+
+from .._lazy import attributes
 from ..graph.tensor import Operators
 from .arithmetic import (
     add,
@@ -23,18 +26,11 @@ from .arithmetic import (
     sub,
     where,
 )
-from .attention import (
-    cross_attention,
-    rotary_embedding,
-    scaled_dot_product_attention,
-    self_attention,
-)
 from .conv import (
     conv1d,
     conv2d,
     conv_transpose2d,
 )
-from .embedding import embedding
 from .losses import (
     cross_entropy_rows,
     equal_labels,
@@ -62,7 +58,6 @@ from .products import (
     linear,
     matmul,
 )
-from .recurrent import recurrent
 from .reductions import (
     argmax,
     max,
@@ -103,6 +98,11 @@ from .unary import (
     square,
     tanh,
 )
+
+if TYPE_CHECKING:
+    from .attention import cross_attention, rotary_embedding, scaled_dot_product_attention, self_attention
+    from .recurrence import recurrent
+    from .tokens import embedding
 
 __all__ = [
     "abs",
@@ -184,4 +184,21 @@ __all__ = [
     "zero_pad2d",
 ]
 
-Operators.functions.update({name: globals()[name] for name in __all__})
+Operators.functions.update({name: globals()[name] for name in __all__ if name in globals()})
+
+# Families that many programs do without.
+__getattr__ = attributes(
+    globals(),
+    {
+        "cross_attention": ".attention",
+        "embedding": ".tokens",
+        "recurrent": ".recurrence",
+        "rotary_embedding": ".attention",
+        "scaled_dot_product_attention": ".attention",
+        "self_attention": ".attention",
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..checks import positive
 from ..graph import ops
+from ..graph.ops import attention as _rows  # noqa: F401
 from ..graph.tensor import Tensor, constant, current
 from .dispatch import as_float, call, check_axis, floats
 

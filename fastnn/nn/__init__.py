@@ -1,5 +1,8 @@
 """Layers, losses and initialisers, with PyTorch's names."""
 
+from typing import TYPE_CHECKING
+
+from .._lazy import attributes
 from ..parameter import Buffer, Parameter
 from . import init
 from .activations import (
@@ -17,9 +20,7 @@ from .activations import (
     Tanh,
     activation,
 )
-from .attention import MultiheadAttention
 from .conv import Conv1d, Conv2d, ConvTranspose2d
-from .embedding import Embedding
 from .layers import Dropout, Flatten, Identity, Linear, Sequential
 from .losses import (
     BCEWithLogitsLoss,
@@ -44,11 +45,15 @@ from .pool import (
     Upsample,
     ZeroPad2d,
 )
-from .positional import LearnedPositionalEmbedding, RotaryEmbedding, SinusoidalPositionalEncoding
-from .quantized import Dequantize, FakeQuantize, FakeQuantizedLinear, Lookup, Quantize, QuantizedLinear
-from .quantized_images import FakeQuantizedConv2d, QuantizedConv2d, QuantizedPool2d
-from .recurrent import GRU, LSTM, RNN
-from .transformer import TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer
+
+if TYPE_CHECKING:
+    from .attention import MultiheadAttention
+    from .embedding import Embedding
+    from .positional import LearnedPositionalEmbedding, RotaryEmbedding, SinusoidalPositionalEncoding
+    from .quantized import Dequantize, FakeQuantize, FakeQuantizedLinear, Lookup, Quantize, QuantizedLinear
+    from .quantized_images import FakeQuantizedConv2d, QuantizedConv2d, QuantizedPool2d
+    from .recurrent import GRU, LSTM, RNN
+    from .transformer import TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer
 
 __all__ = [
     "activation",
@@ -120,3 +125,35 @@ __all__ = [
     "Upsample",
     "ZeroPad2d",
 ]
+
+# Families that many programs do without.
+__getattr__ = attributes(
+    globals(),
+    {
+        "Dequantize": ".quantized",
+        "Embedding": ".embedding",
+        "FakeQuantize": ".quantized",
+        "FakeQuantizedConv2d": ".quantized_images",
+        "FakeQuantizedLinear": ".quantized",
+        "GRU": ".recurrent",
+        "LSTM": ".recurrent",
+        "LearnedPositionalEmbedding": ".positional",
+        "Lookup": ".quantized",
+        "MultiheadAttention": ".attention",
+        "Quantize": ".quantized",
+        "QuantizedConv2d": ".quantized_images",
+        "QuantizedLinear": ".quantized",
+        "QuantizedPool2d": ".quantized_images",
+        "RNN": ".recurrent",
+        "RotaryEmbedding": ".positional",
+        "SinusoidalPositionalEncoding": ".positional",
+        "TransformerDecoder": ".transformer",
+        "TransformerDecoderLayer": ".transformer",
+        "TransformerEncoder": ".transformer",
+        "TransformerEncoderLayer": ".transformer",
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -78,7 +78,12 @@ def _decode(value: Any, made: list[Module], depth: int = 0) -> Any:
             return made[number]
         name = value.get("layer")
         if isinstance(name, str) and name not in LAYERS:
-            from .. import models  # noqa: F401  its classes become known
+            from .. import (
+                models,  # noqa: F401  its classes become known, as do those of nn that load on first use
+                nn,
+            )
+
+            getattr(nn, name, None)
         if not isinstance(name, str) or name not in LAYERS:
             raise ValueError(f"architecture description: unknown layer {name!r}")
         args, kwargs = value.get("args", []), value.get("kwargs", {})

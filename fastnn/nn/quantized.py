@@ -20,6 +20,7 @@ from .. import functional as F  # noqa: N812
 from .. import rng
 from ..checks import positive
 from ..graph.ops import apply
+from ..graph.ops import quantized as _rows  # noqa: F401
 from ..graph.tensor import Tensor, current, source
 from .layers import Linear
 from .module import Module

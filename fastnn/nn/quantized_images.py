@@ -10,6 +10,7 @@ from ..checks import positive
 from ..functional.images import extents
 from ..functional.pool import pooled_windows
 from ..graph.ops import apply
+from ..graph.ops import quantized_images as _rows  # noqa: F401
 from .conv import Conv2d
 from .module import Module
 from .quantized import MAX_FEATURES, QMAX, QMIN, _check_scale, _check_zero, _table, fake_quantize_rows, fixed_point

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 
 
@@ -20,6 +19,8 @@ class Interrupt:
         self._installed = False
 
     def __enter__(self) -> Interrupt:
+        import signal  # not with the library: its enumerations take half a millisecond
+
         own = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         if own and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._handle)
@@ -28,6 +29,8 @@ class Interrupt:
 
     def __exit__(self, *exception) -> None:
         if self._installed:
+            import signal
+
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _handle(self, number, frame) -> None:

@@ -69,23 +69,17 @@ for _source in ("input", "parameter", "constant"):
     OPS[_source] = Op(infer=same_as_first, lower=None)
 OPS["item"] = Op(infer=same_as_first, lower=None, alias=True)
 
+# The rows of sequences, 8-bit networks and augmentation come with the modules that record them.
 from . import (  # noqa: E402, F401
-    attention,
-    augment,
     conv,
     depthwise,
     elementwise,
-    embedding,
-    generation,
     linalg,
     loss,
     norm,
     numpy_op,
     pool,
-    quantized,
-    quantized_images,
     random,
-    recurrent,
     reduce,
     shape,
     unary,
