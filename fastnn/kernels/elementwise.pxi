@@ -32,66 +32,77 @@ cdef inline float as_float(bint truth) noexcept nogil:
     return <float>1.0 if truth else <float>0.0
 
 
-cdef void binary_block(int64_t kind, float *a, const float *b) noexcept nogil:
+# y = a ∘ b for 64 elements. y is local memory, so that the compiler need not ask what overlaps.
+cdef void binary_block(int64_t kind, float *y, const float *a, const float *b) noexcept nogil:
     cdef int j
     if kind == BIN_ADD:
         for j in range(64):
-            a[j] = a[j] + b[j]
+            y[j] = a[j] + b[j]
     elif kind == BIN_SUB:
         for j in range(64):
-            a[j] = a[j] - b[j]
+            y[j] = a[j] - b[j]
     elif kind == BIN_MUL:
         for j in range(64):
-            a[j] = a[j] * b[j]
+            y[j] = a[j] * b[j]
     elif kind == BIN_DIV:
         for j in range(64):
-            a[j] = a[j] / b[j]
+            y[j] = a[j] / b[j]
     elif kind == BIN_POW:
         for j in range(64):
-            a[j] = powf(a[j], b[j])
+            y[j] = powf(a[j], b[j])
     elif kind == BIN_MAXIMUM:                                       # a NaN on either side wins, as in NumPy
         for j in range(64):
-            a[j] = maximum_(a[j], b[j])
+            y[j] = maximum_(a[j], b[j])
     elif kind == BIN_MINIMUM:
         for j in range(64):
-            a[j] = minimum_(a[j], b[j])
+            y[j] = minimum_(a[j], b[j])
     elif kind == BIN_LT:
         for j in range(64):
-            a[j] = as_float(a[j] < b[j])
+            y[j] = as_float(a[j] < b[j])
     elif kind == BIN_LE:
         for j in range(64):
-            a[j] = as_float(a[j] <= b[j])
+            y[j] = as_float(a[j] <= b[j])
     elif kind == BIN_GT:
         for j in range(64):
-            a[j] = as_float(a[j] > b[j])
+            y[j] = as_float(a[j] > b[j])
     elif kind == BIN_GE:
         for j in range(64):
-            a[j] = as_float(a[j] >= b[j])
+            y[j] = as_float(a[j] >= b[j])
     elif kind == BIN_EQ:
         for j in range(64):
-            a[j] = as_float(a[j] == b[j])
+            y[j] = as_float(a[j] == b[j])
     elif kind == BIN_NE:
         for j in range(64):
-            a[j] = as_float(a[j] != b[j])
+            y[j] = as_float(a[j] != b[j])
 
 
-cdef inline void load_strided(float *v, const float *p, int64_t stride, int64_t count) noexcept nogil:
+# The next `count` ≤ 64 elements of an operand, in place where 64 lie side by side, else in v; v holds a broadcast
+# element already.
+cdef inline const float *block_of(float *v, const float *p, int64_t stride, int64_t count) noexcept nogil:
     cdef int64_t j
-    if stride == 1:
-        memcpy(v, p, count * sizeof(float))
-    else:
-        for j in range(count):
-            v[j] = p[j * stride]
+    if stride == 0:
+        return v
+    if stride == 1 and count == 64:
+        return p
+    for j in range(count):
+        v[j] = p[j * stride]
+    return v
+
+
+cdef inline void fill_block(float *v, float value) noexcept nogil:
+    cdef int j
+    for j in range(64):
+        v[j] = value
 
 
 # Offset of a row (an index over all axes but the last) in an operand.
 cdef inline int64_t row_offset(int64_t row, const int64_t *dims, const int64_t *strides, int64_t ndim) noexcept nogil:
     cdef int64_t axis = ndim - 2, offset = 0
-    while axis >= 0:
+    while axis > 0:
         offset += row % dims[axis] * strides[axis]
         row //= dims[axis]
         axis -= 1
-    return offset
+    return offset + row * strides[0]
 
 
 # How a thread's share of an N-d loop is cut: whole rows if there are several, else pieces of the only one.
@@ -124,23 +135,29 @@ cdef void binary(const Instr *ins, const Context *ctx, int tid, int nthreads) no
     cdef const int64_t *sa = &ins.size[8]
     cdef const int64_t *sb = &ins.size[14]
     cdef int64_t n = dims[ndim - 1], ta = sa[ndim - 1], tb = sb[ndim - 1]
+    cdef const float *pa
+    cdef const float *pb
     cdef int64_t row, row_lo, row_hi, lo, hi, i, count
     cdef float va[64]
     cdef float vb[64]
-    for i in range(64):
-        va[i] = <float>1.0
-        vb[i] = <float>1.0
+    cdef float vy[64]
+    fill_block(va, <float>1.0)                      # what is computed beyond a row's end must not be slow
+    fill_block(vb, <float>1.0)
     slice_rows(count_rows(dims, ndim), n, tid, nthreads, &row_lo, &row_hi, &lo, &hi)
     for row in range(row_lo, row_hi):
         a = <const float*>ins.ptr[1] + row_offset(row, dims, sa, ndim)
         b = <const float*>ins.ptr[2] + row_offset(row, dims, sb, ndim)
+        if ta == 0:
+            fill_block(va, a[0])
+        if tb == 0:
+            fill_block(vb, b[0])
         i = lo
         while i < hi:
             count = hi - i if hi - i < 64 else 64
-            load_strided(va, a + i * ta, ta, count)
-            load_strided(vb, b + i * tb, tb, count)
-            binary_block(kind, va, vb)
-            memcpy(y + row * n + i, va, count * sizeof(float))
+            pa = block_of(va, a + i * ta, ta, count)
+            pb = block_of(vb, b + i * tb, tb, count)
+            binary_block(kind, vy, pa, pb)
+            memcpy(y + row * n + i, vy, count * sizeof(float))
             i += 64
 
 
