@@ -36,8 +36,22 @@ OURS = {
 }
 
 
+def step_peak(step, optimizer, state: list, folder) -> int:
+    """Bytes at the fullest moment of one step, gradients None before it; state: tensors that lie there anyway."""
+    step()
+    optimizer.zero_grad(set_to_none=True)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    profile.export_chrome_trace(str(folder / "trace.json"))
+    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
+    memory = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
+    assert memory, "the profiler saw no allocation"
+    slots = [value for slots in optimizer.state.values() for value in slots.values() if torch.is_tensor(value)]
+    return sum(t.nbytes for t in [*state, *slots]) + int(max(0, np.cumsum([n for _, n in memory]).max()))
+
+
 def torch_peak(network, x: np.ndarray, y: np.ndarray, folder) -> int:
-    """Bytes, at the fullest moment of one step, channels_last, in-place ReLU, gradients set to None between steps."""
+    """PyTorch's peak in channels_last, with in-place ReLU."""
     from fastnn.benchmark.torch_images import module
 
     model, _ = module(network.layers, network.shape)
@@ -50,17 +64,7 @@ def torch_peak(network, x: np.ndarray, y: np.ndarray, folder) -> int:
         torch.nn.functional.cross_entropy(model(batch), labels).backward()
         optimizer.step()
 
-    step()
-    optimizer.zero_grad(set_to_none=True)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
-    profile.export_chrome_trace(str(folder / "trace.json"))
-    events = json.loads((folder / "trace.json").read_text())["traceEvents"]
-    memory = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
-    assert memory, "the profiler saw no allocation"
-    state = [*model.parameters(), *model.buffers(), batch, labels]
-    state += [value for slots in optimizer.state.values() for value in slots.values()]
-    return sum(t.nbytes for t in state) + int(max(0, np.cumsum([n for _, n in memory]).max()))
+    return step_peak(step, optimizer, [*model.parameters(), *model.buffers(), batch, labels], folder)
 
 
 @pytest.mark.parametrize("name", OURS)

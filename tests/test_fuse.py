@@ -11,7 +11,7 @@ from fastnn import functional as F  # noqa: N812
 from fastnn.graph import fuse as rules
 from fastnn.graph.autodiff import gradients
 from fastnn.graph.fuse import RULES, fuse, rewrite, shared_packs
-from fastnn.graph.graph import Graph
+from fastnn.graph.graph import Graph, root
 from fastnn.graph.ops import apply
 from fastnn.graph.tensor import Out, Tensor, source, tracing
 
@@ -286,3 +286,25 @@ def test_slopes_of_gelu_are_stored_where_nothing_else_reads_its_input(read_again
     assert (rules.SLOPE in kinds) is not read_again
     assert not read_again or rules.ACTIVATION in kinds
     assert any(node.attrs.get("act") == "exp" for node in fused.nodes) is not read_again
+
+
+def test_a_norm_is_computed_anew_before_the_weight_gradient_that_reads_it():
+    def function(x, w, v):
+        y = F.matmul(F.layer_norm(x, 12), w)
+        loss = F.sum(F.matmul(F.relu(y), v) ** 2)
+        return [loss, *gradients(loss, [x, w, v])]
+
+    graph = graph_of(function, (40, 12), (12, 64), (64, 64))
+    again = rewrite(graph, rules.recompute.norm_before_weight_gradient)
+    again.verify()
+    assert ops(graph).count("layer_norm") == 1 and ops(again).count("layer_norm") == 2
+    arrays = [RNG.standard_normal(s).astype(np.float32) for s in ((40, 12), (12, 64), (64, 64))]
+    for a, b in zip(run(graph, arrays), run(again, arrays), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+    def bytes_kept(graph):                              # results of the forward pass that the backward pass reads
+        backward = next(i for i, node in enumerate(graph.nodes) if node.attrs.get("ta"))
+        read = {root(x).id for node in graph.nodes[backward:] if node.op != "item" for x in node.inputs}
+        return sum(4 * node.size for node in graph.nodes[:backward] if node.id in read and node.op == "layer_norm")
+
+    assert bytes_kept(graph) == 4 * 40 * 12 and bytes_kept(again) == 0

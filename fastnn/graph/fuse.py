@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from . import fold, layout
+from . import fold, layout, recompute
 from .graph import Graph, is_borrowed, root
 from .ops import apply, item
 from .ops.linalg import ACTIVATION, GRADIENT, SLOPE
@@ -212,7 +212,8 @@ PORTABLE: tuple[Rule, ...] = (
     product_activation_gradient,
     scalar_operand,
 )
-RULES: tuple[Rule, ...] = (*fold.TRAINING, *PORTABLE, embedding_gradient_sum, pack_transposed)
+RULES: tuple[Rule, ...] = (*fold.TRAINING, *PORTABLE, embedding_gradient_sum, pack_transposed,
+                           recompute.norm_before_weight_gradient)
 
 
 def rewrite(graph: Graph, rule: Rule) -> Graph:
