@@ -19,6 +19,7 @@ from .race import PeerError, Result, race
 
 ALWAYS = ["fastnn", "fastnn-step", "numpy"]
 DEFAULT_PEERS = ["numpy", "sklearn", "torch"]
+DEFAULT_NETWORKS = ["digits", "tanh", "mnist"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         for name in arguments.networks:
             network = NETWORKS[name]
             print(f"measuring {network.title} ...", file=sys.stderr, flush=True)
-            results[name] = race(network, names, arguments.rounds, arguments.threads)
+            chosen = [peer for peer in names if PEERS[peer].trains(network)]
+            results[name] = race(network, chosen, arguments.rounds, arguments.threads)
     except PeerError as error:
         print(f"fastnn bench: {error}", file=sys.stderr)
         return 1
@@ -63,12 +65,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def table(results: dict[str, dict[str, Result]]) -> str:
     """A Markdown table: a row for each network, a column for each peer. Cells hold microseconds per step
-    and, for the peers, how many times as long as `trainer.fit` they took."""
-    peers = list(next(iter(results.values())))
+    and, for the peers, how many times as long as `trainer.fit` they took; "-" where a peer cannot train it."""
+    peers = [name for name in PEERS if any(name in row for row in results.values())]
     rows = [["µs per training step", *(PEERS[name].heading for name in peers)]]
     for network, row in results.items():
         cells = [NETWORKS[network].title]
-        for name, result in row.items():
+        for name in peers:
+            if name not in row:
+                cells.append("-")
+                continue
+            result = row[name]
             cell = _microseconds(result.median)
             if not name.startswith("fastnn"):
                 cell += f" ({result.median / row['fastnn'].median:.1f}×)"
@@ -111,8 +117,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         prog="fastnn bench", description="Times training steps of fastnn and its peers on this machine."
     )
     parser.add_argument(
-        "--networks", type=_names(NETWORKS), default=list(NETWORKS), metavar="A,B",
-        help=f"of {', '.join(NETWORKS)}; all by default",
+        "--networks", type=_names(NETWORKS), default=DEFAULT_NETWORKS, metavar="A,B",
+        help=f"of {', '.join(NETWORKS)}; {','.join(DEFAULT_NETWORKS)} by default",
     )  # fmt: skip
     parser.add_argument(
         "--peers", type=_names(PEERS), default=DEFAULT_PEERS, metavar="A,B",

@@ -8,14 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .networks import DECAY
 from .peers import Peer
 
 
 class JaxPeer(Peer):
     def prepare(self, threads: int) -> None:
-        activation = {"relu": jax.nn.relu, "tanh": jnp.tanh}[self.network.activation]
+        activation = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu}[self.network.activation]
         classify, lr = self.network.loss == "cross_entropy", self.network.lr
-        adam = self.network.optimizer == "adam"
+        adam = self.network.optimizer in ("adam", "adamw")
+        keep = 1 - lr * DECAY if self.network.optimizer == "adamw" else 1.0
 
         def forward_loss(params, x, y):
             for i, (weight, bias) in enumerate(params):
@@ -34,7 +36,7 @@ class JaxPeer(Peer):
             c1, c2 = 1 - 0.9**t, jnp.sqrt(1 - 0.999**t)
             m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, grads)
             v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, grads)
-            params = jax.tree.map(lambda p, m, v: p - lr / c1 * m / (jnp.sqrt(v) / c2 + 1e-8), params, m, v)
+            params = jax.tree.map(lambda p, m, v: keep * p - lr / c1 * m / (jnp.sqrt(v) / c2 + 1e-8), params, m, v)
             return (params, m, v, t), loss
 
         self.step = jax.jit(step, donate_argnums=0)

@@ -11,9 +11,10 @@ Parameters = list[tuple[np.ndarray, np.ndarray]]
 class Network:
     """A multi-layer perceptron and how it is trained.
 
-    `sizes` are the widths from input to output; `activation` ("relu" or "tanh") follows every layer but
-    the last; `loss` is "cross_entropy" (on logits) or "mse"; `optimizer` is "adam" (betas 0.9 and 0.999,
-    eps 1e-8) or "sgd" (no momentum); `batches` is the number of mini-batches in an epoch, all full.
+    `sizes` are the widths from input to output; `activation` ("relu", "tanh" or "gelu", by its tanh formula)
+    follows every layer but the last; `loss` is "cross_entropy" (on logits) or "mse"; `optimizer` is "adam"
+    (betas 0.9 and 0.999, eps 1e-8), "adamw" (with a decay of 0.01) or "sgd" (no momentum); `batches` is the
+    number of mini-batches in an epoch, all full.
     """
 
     name: str
@@ -27,13 +28,13 @@ class Network:
 
     @property
     def title(self) -> str:
-        activation = {"relu": "ReLU", "tanh": "tanh"}[self.activation]
+        activation = {"relu": " ReLU", "tanh": " tanh", "gelu": " GELU"}[self.activation] if self.sizes[2:] else ""
         widths = "-".join(map(str, self.sizes))
-        return f"{self.name}: {widths} {activation}, batch {self.batch_size}, {self.optimizer_title}"
+        return f"{self.name}: {widths}{activation}, batch {self.batch_size}, {self.optimizer_title}"
 
     @property
     def optimizer_title(self) -> str:
-        return {"adam": "Adam", "sgd": "SGD"}[self.optimizer]
+        return {"adam": "Adam", "adamw": "AdamW", "sgd": "SGD"}[self.optimizer]
 
     def data(self) -> tuple[np.ndarray, np.ndarray]:
         """X (n, inputs) float32, and y: labels (n,) int64, or targets (n, outputs) float32.
@@ -61,11 +62,14 @@ class Network:
         return layers
 
 
+DECAY = 0.01                            # of AdamW: that of its authors' code and of PyTorch
 NETWORKS = {
     network.name: network
     for network in (
         Network("digits", (64, 128, 64, 10), "relu", "cross_entropy", "adam", 1e-3, 32, 45),
         Network("tanh", (2, 16, 16, 1), "tanh", "mse", "sgd", 1e-2, 16, 64),
         Network("mnist", (784, 512, 256, 10), "relu", "cross_entropy", "adam", 1e-3, 128, 20),
+        Network("linear", (10, 1), "relu", "mse", "sgd", 1e-2, 64, 64),
+        Network("wide", (1024, 4096, 4096, 1024), "gelu", "mse", "adamw", 1e-4, 256, 4),
     )
 }

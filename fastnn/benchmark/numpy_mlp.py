@@ -8,7 +8,7 @@ column sums as a product with ones (BLAS is faster at them than `sum`), labels m
 
 import numpy as np
 
-from .networks import Network, Parameters
+from .networks import DECAY, Network, Parameters
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
@@ -31,9 +31,10 @@ class NumpyMLP:
         self.outputs = [np.empty((batch, width), np.float32) for width in network.sizes[1:]]
         self.deltas = [np.empty_like(a) for a in self.outputs]
         self.slopes = [np.empty_like(a) for a in self.outputs]
+        self.activate = {"relu": self._relu, "tanh": self._tanh, "gelu": self._gelu}[network.activation]
         self.ones = np.ones(batch, np.float32)
         self.column = np.empty((batch, 1), np.float32)
-        self.update = {"adam": self._adam, "sgd": self._sgd}[network.optimizer]
+        self.update = {"adam": self._adam, "adamw": self._adam, "sgd": self._sgd}[network.optimizer]
         self.loss = {"cross_entropy": self._cross_entropy, "mse": self._mse}[network.loss]
 
     def step(self, x: np.ndarray, target: np.ndarray) -> float:
@@ -45,7 +46,6 @@ class NumpyMLP:
 
     def gradients(self, x: np.ndarray, target: np.ndarray) -> float:
         """Forward and backward: fills `grads`, in the order and layout of `params`; returns the loss."""
-        relu = self.network.activation == "relu"
         weights, biases, outputs, deltas = self.params[::2], self.params[1::2], self.outputs, self.deltas
         last = len(weights) - 1
         h = x
@@ -53,7 +53,7 @@ class NumpyMLP:
             np.dot(h, weights[i], out=out)
             np.add(out, biases[i], out=out)
             if i < last:
-                np.maximum(out, 0, out=out) if relu else np.tanh(out, out=out)
+                self.activate(out, self.slopes[i])
             h = out
 
         loss = self.loss(h, target)
@@ -64,14 +64,27 @@ class NumpyMLP:
             if i == 0:
                 break
             np.dot(deltas[i], weights[i].T, out=deltas[i - 1])
-            slope = self.slopes[i - 1]
-            if relu:
-                np.greater(below, 0, out=slope)
-            else:
-                np.multiply(below, below, out=slope)
-                np.subtract(1, slope, out=slope)
-            np.multiply(deltas[i - 1], slope, out=deltas[i - 1])
+            np.multiply(deltas[i - 1], self.slopes[i - 1], out=deltas[i - 1])
         return loss
+
+    # Each in place, its slope into the other buffer.
+
+    def _relu(self, x: np.ndarray, slope: np.ndarray) -> None:
+        np.maximum(x, 0, out=x)
+        np.greater(x, 0, out=slope)
+
+    def _tanh(self, x: np.ndarray, slope: np.ndarray) -> None:
+        np.tanh(x, out=x)
+        np.multiply(x, x, out=slope)
+        np.subtract(1, slope, out=slope)
+
+    def _gelu(self, x: np.ndarray, slope: np.ndarray) -> None:
+        """x (1 + tanh u) / 2 with u = √(2/π) (x + 0.044715 x³), in buffers that are made here: the slower way, for a
+        network whose products take far longer."""
+        c, d = np.float32(np.sqrt(2 / np.pi)), np.float32(0.044715)
+        t = np.tanh(c * (x + d * x * x * x))
+        slope[...] = 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * d * x * x)
+        x *= 0.5 * (1 + t)
 
     def _cross_entropy(self, logits: np.ndarray, onehot: np.ndarray) -> float:
         """-mean log softmax(logits)[label]; leaves (softmax - onehot) / batch in the last delta."""
@@ -104,6 +117,8 @@ class NumpyMLP:
         and v / (1 - beta2), and the constant factors are gathered in the step size and in eps."""
         self.t += 1
         m, v = self.slots
+        if self.network.optimizer == "adamw":
+            np.multiply(self.block, 1 - self.network.lr * DECAY, out=self.block)
         scratch = self.scratch
         root = ((1 - BETA2**self.t) / (1 - BETA2)) ** 0.5
         rate = self.network.lr * (1 - BETA1) / (1 - BETA1**self.t) * root

@@ -49,14 +49,14 @@ class FastnnFit(Peer):
         import fastnn
         from fastnn import nn, optim
 
-        activation = {"relu": nn.ReLU, "tanh": nn.Tanh}[self.network.activation]
+        activation = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": lambda: nn.GELU("tanh")}[self.network.activation]
         sizes = self.network.sizes
         layers = []
         for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
             layers += [nn.Linear(inputs, outputs), activation()]
         self.model = nn.Sequential(*layers[:-1])
         self.loss = {"cross_entropy": nn.CrossEntropyLoss, "mse": nn.MSELoss}[self.network.loss]
-        self.optimizer = {"adam": optim.Adam, "sgd": optim.SGD}[self.network.optimizer]
+        self.optimizer = {"adam": optim.Adam, "adamw": optim.AdamW, "sgd": optim.SGD}[self.network.optimizer]
         self.trainer_class = fastnn.Trainer
 
     def reset(self) -> None:
@@ -146,6 +146,10 @@ class Entry:
     package: str
     library: str
     tolerance: float = 1e-3
+
+    def trains(self, network: Network | ImageNetwork | TextNetwork) -> bool:
+        """Whether the library has what the network is made of."""
+        return self.package != "sklearn" or bool(network.sizes[2:] and network.activation != "gelu")
 
     @property
     def installed(self) -> bool:

@@ -3,9 +3,11 @@
 import torch
 from torch.nn import functional as F
 
+from .networks import DECAY
 from .peers import Peer
 
-ACTIVATIONS = {"relu": F.relu, "tanh": torch.tanh}
+GELU = {"approximate": "tanh"}
+ACTIVATIONS = {"relu": F.relu, "tanh": torch.tanh, "gelu": lambda x: F.gelu(x, **GELU)}
 LOSSES = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}
 
 
@@ -22,7 +24,8 @@ class TorchEager(TorchPeer):
     """nn.Sequential, autograd, `torch.optim` with `fused=True`, gradients set to None between steps."""
 
     def reset(self) -> None:
-        activation = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[self.network.activation]
+        gelu = lambda: torch.nn.GELU(**GELU)  # noqa: E731
+        activation = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh, "gelu": gelu}[self.network.activation]
         layers = []
         for weight, bias in self.parameters:
             linear = torch.nn.Linear(weight.shape[1], weight.shape[0])
@@ -31,8 +34,12 @@ class TorchEager(TorchPeer):
                 linear.bias.copy_(torch.from_numpy(bias))
             layers += [linear, activation()]
         self.model = torch.nn.Sequential(*layers[:-1])
-        optimizer = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[self.network.optimizer]
-        self.optimizer = optimizer(self.model.parameters(), lr=self.network.lr, fused=True)
+        parts = {"lr": self.network.lr, "fused": True}
+        self.optimizer = {
+            "adam": lambda p: torch.optim.Adam(p, **parts),
+            "adamw": lambda p: torch.optim.AdamW(p, weight_decay=DECAY, **parts),
+            "sgd": lambda p: torch.optim.SGD(p, **parts),
+        }[self.network.optimizer](self.model.parameters())
 
     def train(self, epochs: int) -> list[float]:
         model, optimizer, criterion = self.model, self.optimizer, self.loss
@@ -61,6 +68,7 @@ class TorchCompiled(TorchPeer):
                 x = F.linear(x if i == 0 else activation(x), weight, bias)
             return criterion(x, y)
 
+        keep = 1 - lr * DECAY if self.network.optimizer == "adamw" else 1.0
         gradients = torch.func.grad_and_value(forward_loss)
 
         def sgd(params, slots, t, x, y):
@@ -78,10 +86,10 @@ class TorchCompiled(TorchPeer):
                 for p, g, (m, v) in zip(layer, layer_grads, layer_slots, strict=True):
                     m.lerp_(g, 0.1)
                     v.mul_(0.999).add_(0.001 * g * g)
-                    p.sub_(lr / correction1 * m / (torch.sqrt(v) / correction2 + 1e-8))
+                    p.mul_(keep).sub_(lr / correction1 * m / (torch.sqrt(v) / correction2 + 1e-8))
             return loss
 
-        step = {"adam": adam, "sgd": sgd}[self.network.optimizer]
+        step = {"adam": adam, "adamw": adam, "sgd": sgd}[self.network.optimizer]
         self.step = torch.compile(step, fullgraph=True, dynamic=False)
         self.params = [tuple(torch.from_numpy(p).clone() for p in layer) for layer in self.parameters]
         self.slots = [tuple((torch.zeros_like(p), torch.zeros_like(p)) for p in layer) for layer in self.params]
