@@ -13,7 +13,7 @@ from fastnn.graph.autodiff import gradients
 from fastnn.graph.fuse import RULES, fuse, rewrite, shared_packs
 from fastnn.graph.graph import Graph, root
 from fastnn.graph.ops import apply
-from fastnn.graph.tensor import Out, Tensor, source, tracing
+from fastnn.graph.tensor import Out, Tensor, constant, source, tracing
 
 RNG = np.random.default_rng(9)
 
@@ -179,6 +179,18 @@ def test_scalar_operand(kind, left):
 
     graph = check(function, ((), (5, 7)), rules.scalar_operand, ["expand", "binary"], ["binary"])
     assert () in [x.shape for x in graph.outputs[0].inputs]
+
+
+def test_product_of_numbers():
+    def function(x):
+        return x * F.mul(constant(0.1), F.reshape(constant([3.0]), ()))
+
+    graph = graph_of(function, (3, 5))
+    folded = rewrite(graph, rules.product_of_numbers)
+    assert ops(graph) == ["binary", "binary"] and ops(folded) == ["binary"]
+    numbers = [node.attrs["value"] for node in folded.nodes if node.op == "constant"]
+    assert numbers == [np.float32(0.1) * np.float32(3)] and numbers[0].dtype == np.float32
+    unchanged(graph, folded)
 
 
 def test_scalar_operand_needs_the_other_to_have_the_whole_shape():

@@ -64,6 +64,11 @@ PRODUCTS = [
         for m, n, k in ((1, 1, 1), (5, 17, 3), (17, 65, 33), (31, 9, 64))
     ),
     product("batched_transposed", last_two(F), last_two(np), normal(3, 7, 5), normal(3, 7, 5), normal(7, 5), k=20),
+    *(                                                  # one column: dot products, VL rows at a time
+        product(f"column{m}x{k}", F.matmul, np.matmul, normal(m, k), normal(k, 1), k=k + 20)
+        for m, k in ((1, 16), (4, 3), (15, 17), (16, 33), (17, 64), (33, 4), (50, 257))
+    ),
+    product("columns_batched", F.matmul, np.matmul, normal(3, 19, 21), normal(3, 21, 1), k=40),
     product("same_operand", lambda a: F.matmul(a, F.transpose(a)), lambda a: a @ a.T, normal(9, 5), k=20),
     *(
         product(f"linear{x}{bias}", F.linear, R.linear, normal(*x, 13), normal(33, 13), *[normal(33)] * bias, k=13)
@@ -103,7 +108,7 @@ FUSED = [
         *(
             product(f"{name}_two_layers{m}x{n}", two_layers(F.linear, act), two_layers(R.linear, reference),
                     normal(m, 5), normal(n, 5), normal(n), normal(3, n), k=n + 20, grad_atol=5e-5)
-            for m, n in ((1, 1), (9, 33), (15, 64))
+            for m, n in ((1, 1), (9, 33), (15, 64), (35, 1))
         ),
         product(f"{name}_observed", observed(F.linear, act), observed(R.linear, reference),
                 normal(7, 5), normal(17, 5), normal(17), k=20),
@@ -139,6 +144,13 @@ NUMPY = [
 @pytest.mark.parametrize("case", [*PRODUCTS, *FUSED, *NUMPY], ids=repr)
 def test_product(case, isa):
     check_op(case, isa)
+
+
+def test_the_bits_of_a_row_do_not_depend_on_the_others():
+    for n in (1, 2, 17):
+        a, b = normal(37, 45), normal(45, n)
+        whole = F.matmul(a, b)
+        assert all(F.matmul(a[i : i + 1], b).tobytes() == whole[i].tobytes() for i in range(37))
 
 
 @pytest.mark.slow

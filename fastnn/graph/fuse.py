@@ -14,7 +14,7 @@ from .graph import Graph, is_borrowed, root
 from .ops import apply, item
 from .ops.linalg import ACTIVATION, GRADIENT, SLOPE
 from .ops.unary import KINDS
-from .tensor import Tensor
+from .tensor import FLOAT, Tensor, constant
 
 # Ops on two operands whose kernels take a bias, and an activation or its gradient on the way out.
 PRODUCTS = ("matmul", "conv2d", "conv2d_data", "depthwise_conv2d", "depthwise_conv2d_data")
@@ -142,6 +142,16 @@ def scalar_operand(node: Tensor, uses: Counter[int]) -> Tensor | None:
     return None
 
 
+def product_of_numbers(node: Tensor, uses: Counter[int]) -> Tensor | None:
+    """Two numbers known at trace time, multiplied → the number: 1 (where the gradient starts) × 1/n of a mean, say."""
+    if node.op != "binary" or node.attrs["kind"] != "mul" or node.dtype != FLOAT:
+        return None
+    a, b = map(root, node.inputs)
+    if a.op != "constant" or b.op != "constant" or node.size != 1:
+        return None
+    return constant((a.attrs["value"].ravel() * b.attrs["value"].ravel()).reshape(node.shape))
+
+
 def embedding_gradient_sum(node: Tensor, uses: Counter[int]) -> Tensor | None:
     """Rows added to a gradient that is there already (a tied head's): in place, not in an array of zeros first."""
     if node.op != "binary" or node.attrs["kind"] != "add":
@@ -158,8 +168,11 @@ def embedding_gradient_sum(node: Tensor, uses: Counter[int]) -> Tensor | None:
 
 
 def pack_transposed(node: Tensor, uses: Counter[int]) -> Tensor | None:
-    """A right operand that is stored transposed is packed into panels first, once for all its users."""
+    """A right operand that is stored transposed is packed into panels first, once for all its users; a single column
+    lies as it should already."""
     if node.op not in ("matmul", "recurrent") or not node.attrs.get("tb", True) or node.inputs[1].op == "pack":
+        return None
+    if node.op == "matmul" and node.shape[-1] == 1:
         return None
     a, b, *rest = node.inputs
     packed = Tensor(node.op, (a, apply("pack", b, tb=True), *rest), node.attrs, node.outs, node.layer)
@@ -171,7 +184,7 @@ def pack_parameters(node: Tensor, uses: Counter[int]) -> Tensor | None:
 
     Not one of RULES: it keeps a second copy of all weights. Of a batch of 1, whose products are bound by memory.
     """
-    if node.op != "matmul" or node.inputs[1].op != "parameter":
+    if node.op != "matmul" or node.inputs[1].op != "parameter" or node.shape[-1] == 1:
         return None
     a, b, *rest = node.inputs
     packed = apply("pack", b, tb=node.attrs["tb"])
@@ -211,6 +224,7 @@ PORTABLE: tuple[Rule, ...] = (
     activation_gradient_before_unpooling,
     product_activation_gradient,
     scalar_operand,
+    product_of_numbers,
 )
 RULES: tuple[Rule, ...] = (*fold.TRAINING, *PORTABLE, embedding_gradient_sum, pack_transposed,
                            recompute.norm_before_weight_gradient)

@@ -16,6 +16,13 @@ cdef enum:
     SRC_INT64 = 9
     SRC_UINT64 = 10
 
+cdef enum:
+    SHORT = 8               # values of a row that are copied without a call
+
+ctypedef fused value_t:
+    float
+    int64_t
+
 
 # IEEE binary16 to binary32: shift the fields, rebias by a multiplication, which also puts denormals right.
 cdef inline float half_to_float(unsigned short h) noexcept nogil:
@@ -86,19 +93,55 @@ cdef void convert_int64(int64_t *y, const void *x, int64_t n, int64_t dtype) noe
             y[i] = (<const uint32_t*>x)[i]
 
 
+cdef inline int64_t bytes_of(int64_t dtype) noexcept nogil:
+    if dtype == SRC_INT8 or dtype == SRC_UINT8:
+        return 1
+    if dtype == SRC_FLOAT16 or dtype == SRC_INT16 or dtype == SRC_UINT16:
+        return 2
+    return 4 if dtype == SRC_FLOAT32 or dtype == SRC_INT32 or dtype == SRC_UINT32 else 8
+
+
+# Rows of n values of the very type, one by one: a call of memcpy takes longer than a short row.
+cdef void gather_short(value_t *y, const char *x, const int64_t *rows, int64_t count, int64_t n, int64_t step) noexcept nogil:
+    cdef int64_t row, j
+    cdef const value_t *source
+    for row in range(count):
+        source = <const value_t*>(x + rows[row] * step)
+        for j in range(n):
+            y[row * n + j] = source[j]
+
+
 # y[rows][n] = x[ctx.rows[row]][n]. ptr: y, x; size: rows, n, bytes from row to row of x, dtype of x,
 # 1 if y is int64 (else float32).
 cdef void gather(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
-    cdef int64_t row, lo, hi, source, n = ins.size[1]
-    cdef const char *x
+    cdef int64_t row, lo, hi, n = ins.size[1], step = ins.size[2], dtype = ins.size[3]
+    cdef bint integers = ins.size[4] != 0
+    cdef const char *x = <const char*>ins.ptr[1]
+    cdef char *y = <char*>ins.ptr[0]
+    cdef int64_t width = n * (8 if integers else 4)
     slice_of(ins.size[0], 1, tid, nthreads, &lo, &hi)
-    for row in range(lo, hi):
-        source = ctx.rows[row] if ctx.rows != NULL else ctx.first_row + row
-        x = <const char*>ins.ptr[1] + source * ins.size[2]
-        if ins.size[4]:
-            convert_int64(<int64_t*>ins.ptr[0] + row * n, x, n, ins.size[3])
+    if ctx.rows == NULL:
+        x += (ctx.first_row + lo) * step
+        if step == n * bytes_of(dtype):                 # the rows lie side by side
+            n *= hi - lo
+            hi = imin(hi, lo + 1)
+        for row in range(lo, hi):
+            if integers:
+                convert_int64(<int64_t*>(y + row * width), x, n, dtype)
+            else:
+                convert_float(<float*>(y + row * width), x, n, dtype)
+            x += step
+    elif n <= SHORT and dtype == (SRC_INT64 if integers else SRC_FLOAT32):
+        if integers:
+            gather_short(<int64_t*>(y + lo * width), x, ctx.rows + lo, hi - lo, n, step)
         else:
-            convert_float(<float*>ins.ptr[0] + row * n, x, n, ins.size[3])
+            gather_short(<float*>(y + lo * width), x, ctx.rows + lo, hi - lo, n, step)
+    else:
+        for row in range(lo, hi):
+            if integers:
+                convert_int64(<int64_t*>(y + row * width), x + ctx.rows[row] * step, n, dtype)
+            else:
+                convert_float(<float*>(y + row * width), x + ctx.rows[row] * step, n, dtype)
 
 
 # Every value finite after conversion to float32? ptr: x (contiguous), result (int64: index of the first
