@@ -357,3 +357,11 @@ def test_summary_and_repr_tell_layers_shapes_and_counts():
         assert words in text
     assert "Linear(5, 2, bias=False)" in repr(model)
     np.testing.assert_allclose(model(X).shape, (8, 2))
+
+
+def test_a_layer_that_returns_a_tuple_is_named_where_the_next_takes_one_tensor():
+    model = nn.Sequential(nn.LSTM(4, 8), nn.Linear(8, 2))
+    with pytest.raises(TypeError, match=r"LSTM returns a tuple of 2, and layer '1' \(Linear\) takes one tensor"):
+        model(np.zeros((5, 3, 4), np.float32))
+    outputs, (h, c) = nn.Sequential(nn.LSTM(4, 8))(np.zeros((5, 3, 4), np.float32))
+    assert outputs.shape == (5, 3, 8) and h.shape == c.shape == (1, 3, 8)

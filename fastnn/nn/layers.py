@@ -33,8 +33,14 @@ class Sequential(Module):
 
     def forward(self, x):
         """x through every layer in turn."""
-        for layer in self._modules.values():
-            x = layer(x)
+        before = None
+        for name, layer in self._modules.items():
+            if isinstance(x, tuple) and before is not None:
+                raise TypeError(
+                    f"{type(before).__name__} returns a tuple of {len(x)}, and layer {name!r} "
+                    f"({type(layer).__name__}) takes one tensor; take its first part in a module of your own"
+                )
+            x, before = layer(x), layer
         return x
 
     def __len__(self) -> int:
