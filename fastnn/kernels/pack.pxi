@@ -62,7 +62,8 @@ cdef void transpose(float *dst, int64_t ldd, const float *src, int64_t lds, int6
 cdef void pack_panel(float *panel, const float *b__kn, int64_t k, int64_t n, int64_t w, int64_t b_k,
                      int64_t b_n) noexcept nogil:
     cdef float edge[VL * EDGE]
-    cdef int64_t p, i, j, c, steps, rows, ldp = w * VL
+    cdef float *out
+    cdef int64_t p, i, j, rows, ldp = w * VL
     cdef mask_t mask
     if b_n == 1:
         mask = mask_of(n - (w - 1) * VL)
@@ -81,18 +82,18 @@ cdef void pack_panel(float *panel, const float *b__kn, int64_t k, int64_t n, int
         if b_k == 1 and rows == VL:
             p = k // 4 * 4
             transpose(panel + j * VL, ldp, b__kn + j * VL * b_n, b_n, p)
-        while p < k:                                         # what is left, by way of a square piece
-            steps = imin(k - p, EDGE)
+        while p + EDGE <= k:                                 # what is left, by way of a square piece
             memset(edge, 0, sizeof(edge))
             for i in range(rows):
-                copy_strided(edge + i * EDGE, b__kn + p * b_k + (j * VL + i) * b_n, steps, b_k)
-            if steps == EDGE:
-                transpose(panel + p * ldp + j * VL, ldp, edge, EDGE, EDGE)
-            else:
-                for i in range(steps):
-                    for c in range(VL):
-                        panel[(p + i) * ldp + j * VL + c] = edge[c * EDGE + i]
-            p += steps
+                copy_strided(edge + i * EDGE, b__kn + p * b_k + (j * VL + i) * b_n, EDGE, b_k)
+            transpose(panel + p * ldp + j * VL, ldp, edge, EDGE, EDGE)
+            p += EDGE
+        while p < k:                                         # and the last steps one by one
+            out = panel + p * ldp + j * VL
+            copy_strided(out, b__kn + p * b_k + j * VL * b_n, rows, b_n)
+            for i in range(rows, VL):
+                out[i] = <float>0.0
+            p += 1
 
 
 cdef inline void copy_strided(float *y, const float *x, int64_t n, int64_t stride) noexcept nogil:
