@@ -15,7 +15,7 @@ import numpy as np
 
 from ... import functional as F  # noqa: N812
 from ...graph.tensor import INT
-from . import operators_images
+from . import operators_images, operators_sequences
 from .static import axes_of, slice_index, target_shape
 
 Attrs = dict[str, Any]
@@ -201,17 +201,6 @@ def _argmax(inputs, attrs):
     return F.reshape(y, (*x.shape[:axis], 1, *x.shape[axis + 1 :])) if attrs.get("keepdims", 1) else y
 
 
-def _layer_norm(inputs, attrs):
-    x, scale, bias = (*inputs, None)[:3]
-    if attrs["n_outputs"] > 1:
-        raise ValueError("only the first output is supported")
-    axes = tuple(range(_axis(attrs, -1, x.ndim), x.ndim))
-    centred = x - F.mean(x, axes, keepdims=True)
-    variance = F.mean(F.square(centred), axes, keepdims=True)
-    y = centred * F.pow(variance + attrs.get("epsilon", 1e-5), -0.5) * scale
-    return y if bias is None else y + bias
-
-
 def _batch_norm(inputs, attrs):
     x, *rest = inputs
     if attrs.get("training_mode", 0) or attrs["n_outputs"] > 1:
@@ -246,6 +235,7 @@ OPERATORS: dict[str, Callable[[list, Attrs], Any]] = {
     "Erf": _unary(F.erf),
     "Sign": _unary(F.sign),
     "Not": _unary(lambda x: F.equal(x, 0.0)),
+    "IsNaN": _unary(lambda x: F.not_equal(x, x)),
     "Clip": _clip,
     "Add": _binary(F.add),
     "Sub": _binary(F.sub),
@@ -281,7 +271,7 @@ OPERATORS: dict[str, Callable[[list, Attrs], Any]] = {
     "Softmax": _softmax(F.softmax),
     "LogSoftmax": _softmax(F.log_softmax),
     "ArgMax": _argmax,
-    "LayerNormalization": _layer_norm,
     "BatchNormalization": _batch_norm,
     **operators_images.OPERATORS,
+    **operators_sequences.OPERATORS,
 }

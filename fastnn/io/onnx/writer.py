@@ -17,7 +17,7 @@ from ...graph.graph import Graph
 from ...graph.tensor import FLOAT, INT, Tensor, size_of, source, tracing
 from ...nn.module import Module
 from ...parameter import Parameter
-from . import writer_images
+from . import writer_images, writer_sequences
 
 OPSET, IR_VERSION = 17, 8
 # Two sizes that no extent of a model is likely to share a factor with.
@@ -64,6 +64,7 @@ class Writer:
         self.parameter_names = parameter_names
         self.names: dict[int, str] = {}
         self.channels_first: dict[int, str] = {}        # of images that are channels last in the graph
+        self.cells: dict[int, str] = {}                 # an LSTM's last cell state, by its node
         self.nodes: list = []
         self.initializers: list = []
         self.constants: dict[tuple, str] = {}
@@ -157,6 +158,14 @@ class Writer:
         output = output or f"{op}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(op, list(inputs), [output], name=f"{op}_{len(self.nodes)}", **attrs))
         return output
+
+    def outputs_of(self, op: str, inputs: Sequence[str], count: int, **attrs: Any) -> list[str]:
+        """Add a node with `count` outputs; their names."""
+        from onnx import helper
+
+        outputs = [f"{op}_{len(self.nodes)}_{i}" for i in range(count)]
+        self.nodes.append(helper.make_node(op, list(inputs), outputs, name=f"{op}_{len(self.nodes)}", **attrs))
+        return outputs
 
     def constant(self, value, dtype=np.float32) -> str:
         """The name of a constant, made once."""
@@ -307,6 +316,8 @@ def _expand(w: Writer, node: Tensor, twin: Tensor) -> str:
 
 def _slice(w: Writer, node: Tensor, twin: Tensor) -> str:
     (x,) = node.inputs
+    if x.id in w.cells:                                         # what lies behind h of all times
+        return w.cells[x.id]
     starts, ends, axes, steps = [], [], [], []
     rows = zip(node.attrs["slices"], twin.attrs["slices"], x.shape, twin.inputs[0].shape, strict=True)
     for axis, (bounds, other, n, m) in enumerate(rows):
@@ -361,9 +372,10 @@ EXPORTERS: dict[str, Callable[[Writer, Tensor, Tensor], str]] = {
     "softmax": lambda w, node, twin: w.node("LogSoftmax" if node.attrs["log"] else "Softmax", w.of(node), axis=-1),
     "argmax": lambda w, node, twin: w.node("ArgMax", w.of(node), axis=-1, keepdims=0),
     **writer_images.EXPORTERS,
+    **writer_sequences.EXPORTERS,
 }
 # Attributes that may differ between the two batch sizes; the exporters above look at both.
 FOLLOWS_BATCH = {
     "reshape": {"shape"}, "expand": {"shape"}, "slice": {"slices"}, "unslice": {"slices", "shape"},
-    "reduce": {"factor"},
+    "reduce": {"factor"}, "recurrent": {"batch"}, "prefix": {"shape"},
 }  # fmt: skip

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
-def _first(w: Writer, x: Tensor) -> str:
+def first(w: Writer, x: Tensor) -> str:
     """The name of a channels-last image with its channels first."""
     if x.id not in w.channels_first:
         if x.op == "transpose" and x.attrs["axes"] == TO_LAST:
@@ -53,7 +53,7 @@ def _window(node: Tensor) -> dict:
 def conv2d(w: Writer, node: Tensor, twin: Tensor) -> str:
     x, weight, *bias = node.inputs
     group = node.attrs["groups"] if node.op == "conv2d" else x.shape[3]
-    operands = [_first(w, x), _permuted(w, weight, (2, 3, 1, 0)), *(w.names[b.id] for b in bias)]
+    operands = [first(w, x), _permuted(w, weight, (2, 3, 1, 0)), *(w.names[b.id] for b in bias)]
     return _last(w, node, w.node("Conv", operands, group=group, **_window(node)))
 
 
@@ -67,7 +67,7 @@ def conv2d_data(w: Writer, node: Tensor, twin: Tensor) -> str:
             window["dilations"], window["kernel_shape"], strict=True,
         )
     ]  # fmt: skip
-    operands = [_first(w, x), _permuted(w, weight, (2, 3, 0, 1)), *(w.names[b.id] for b in bias)]
+    operands = [first(w, x), _permuted(w, weight, (2, 3, 0, 1)), *(w.names[b.id] for b in bias)]
     y = w.node("ConvTranspose", operands, group=node.attrs["groups"], output_padding=more, **window)
     return _last(w, node, y)
 
@@ -80,7 +80,7 @@ def pointwise(w: Writer, node: Tensor) -> str | None:
         and matrix.op == "reshape" and matrix.inputs[0].shape == (*matrix.shape, 1, 1)
     ):  # fmt: skip
         return None
-    operands = [_first(w, x), w.names[matrix.inputs[0].id], *(w.names[b.id] for b in bias)]
+    operands = [first(w, x), w.names[matrix.inputs[0].id], *(w.names[b.id] for b in bias)]
     return _last(w, node, w.node("Conv", operands, kernel_shape=(1, 1)))
 
 
@@ -90,7 +90,7 @@ def by_channel(w: Writer, node: Tensor, op: str) -> str | None:
         image = x.id in w.channels_first or x.op == "transpose" and x.attrs["axes"] == TO_LAST
         if node.ndim == 4 and image and x.shape == node.shape and vector.shape == node.shape[3:]:
             column = w.node("Reshape", [w.names[vector.id], w.ints([vector.size, 1, 1])])
-            operands = [_first(w, x), column]
+            operands = [first(w, x), column]
             return _last(w, node, w.node(op, operands if i == 0 else operands[::-1]))
     return None
 
@@ -106,7 +106,7 @@ def max_pool2d(w: Writer, node: Tensor, twin: Tensor) -> str:
         )
     ]  # fmt: skip
     y = w.node(
-        "MaxPool", [_first(w, x)], kernel_shape=attrs["kernel"], strides=attrs["stride"], dilations=attrs["dilation"],
+        "MaxPool", [first(w, x)], kernel_shape=attrs["kernel"], strides=attrs["stride"], dilations=attrs["dilation"],
         pads=(*attrs["padding"], *behind),
     )  # fmt: skip
     return _last(w, node, y)
@@ -162,7 +162,7 @@ KINDS = {"avg_pool2d": _average, "adaptive_avg_pool2d": _adaptive, "interpolate"
 
 
 def resample2d(w: Writer, node: Tensor, twin: Tensor) -> str:
-    return _last(w, node, KINDS[node.attrs["kind"]](w, node, _first(w, node.inputs[0])))
+    return _last(w, node, KINDS[node.attrs["kind"]](w, node, first(w, node.inputs[0])))
 
 
 def unslice(w: Writer, node: Tensor, twin: Tensor) -> str:
@@ -176,7 +176,7 @@ def unslice(w: Writer, node: Tensor, twin: Tensor) -> str:
         return w.node("Pad", [w.names[x.id], w.ints(pads)])
     order = [bounds[i] for i in TO_FIRST]
     pads = [*(a for a, _ in order), *(b for _, b in order)]
-    return _last(w, node, w.node("Pad", [_first(w, x), w.ints(pads)]))
+    return _last(w, node, w.node("Pad", [first(w, x), w.ints(pads)]))
 
 
 EXPORTERS = {
