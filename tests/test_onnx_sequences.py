@@ -85,9 +85,10 @@ def test_layers(name, tmp_path):
     check_round_trip(layer.eval(), tmp_path / "m.onnx", (1, *shape))
 
 
-@pytest.mark.parametrize(
-    "model", [models.GPT(20, context=8, layers=2, heads=2, width=16), models.LSTMLanguageModel(20, 8)], ids=["gpt", "lstm"]
-)
+GPT = models.GPT(20, context=8, layers=2, heads=2, width=16)
+
+
+@pytest.mark.parametrize("model", [GPT, models.LSTMLanguageModel(20, 8)], ids=["gpt", "lstm"])
 def test_language_models(model, tmp_path):
     path = tmp_path / "m.onnx"
     model.eval().export_onnx(path, (8,))
