@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import reference as R  # noqa: N812
@@ -250,6 +252,32 @@ def test_two_layers_and_their_gradients_become_products_alone(kind):
     unfused = rewrite(graph, rules.pack_transposed)
     assert len(ops(fused)) < len(ops(unfused))
     unchanged(unfused, fused, atol=3e-5)           # sums of terms up to 30 that cancel
+
+
+@pytest.mark.parametrize(
+    ("shape", "out", "options", "wanted"),
+    [
+        ((2, 32, 8, 8), 32, {"padding": 1},
+         {"winograd": 2, "winograd_filter": 2, "winograd_sums": 1, "winograd_fold": 1}),
+        ((2, 16, 8, 8), 16, {"padding": 1}, {"winograd": 2, "winograd_filter": 2, "conv2d_weight": 1}),
+        ((2, 15, 8, 8), 16, {"padding": 1}, {"conv2d": 1, "conv2d_data": 1, "conv2d_weight": 1}),
+        ((2, 16, 7, 8), 16, {}, {"conv2d": 1, "conv2d_weight": 1, "winograd": 1, "winograd_filter": 1}),
+        ((2, 32, 16, 16), 32, {"padding": 1, "stride": 2}, {"conv2d": 1, "conv2d_data": 1, "conv2d_weight": 1}),
+        ((2, 32, 9, 9), 32, {"padding": 2, "dilation": 2}, {"conv2d": 1, "conv2d_data": 1, "conv2d_weight": 1}),
+        ((2, 32, 9, 9), 32, {"padding": 1, "groups": 2}, {"conv2d": 1, "conv2d_data": 1, "conv2d_weight": 1}),
+    ],
+)  # fmt: skip
+def test_faster_convolution(shape, out, options, wanted):
+    def function(x, w, b):
+        y = F.conv2d(x, w, b, **options)
+        return [y, *gradients(F.sum(F.mul(y, y)), [x, w, b])]
+
+    groups = options.get("groups", 1)
+    graph = graph_of(function, shape, (out, shape[1] // groups, 3, 3), (out,))
+    fused = fuse(graph)
+    assert Counter(op for op in ops(fused) if op.startswith(("winograd", "conv2d"))) == wanted
+    assert ops(fused).count("reduce") <= 1          # the bias's gradient comes with the weight's
+    unchanged(graph, fused, atol=1e-2)              # sums of a thousand products of order 30
 
 
 def test_rewriting_keeps_layers_outputs_and_order():

@@ -32,12 +32,14 @@ def conv(name, n, c, extent, o, kernel, stride=1, padding=0, dilation=1, groups=
     given = (stride, padding, dilation, groups)
     wanted = (pair(stride), around, pair(dilation), groups)
     inputs = (normal(n, c, *pair(extent)), normal(o, c // groups, *kernel), *([normal(o)] if bias else []))
-    # Sums of k products of order 1: an error of about 1e-7·√k, and the weight's gradient sums over pixels.
+    # Sums of k products of order 1: an error of about 1e-7·√k, and the weight's gradient sums over pixels. Winograd's
+    # algorithm adds up to four of them before it multiplies.
     k, pixels = c // groups * kernel[0] * kernel[1], n * pair(extent)[0] * pair(extent)[1]
     return Case(
         f"conv2d_{name}", lambda *a: F.conv2d(*a[:2], a[2] if bias else None, *given),
         lambda *a: R.conv2d(*a[:2], a[2] if bias else None, *wanted), inputs,
-        atol=1e-6 * k**0.5 + 1e-6, grad_atol=1e-6 * max(k, o, pixels) ** 0.5 + 1e-6,
+        atol=(2e-6 if name.startswith("winograd") else 1e-6) * k**0.5 + 1e-6,
+        grad_atol=1e-6 * max(k, o, pixels) ** 0.5 + 1e-6,
     )  # fmt: skip
 
 
@@ -62,6 +64,12 @@ CASES = [
     conv("kernel_beyond_image", 2, 2, 4, 3, 7, padding=3),
     conv("padding_beyond_kernel", 1, 2, 3, 3, 2, padding=3),
     conv("groups", 2, 6, (7, 6), 9, 3, padding=1, groups=3),
+    conv("winograd", 2, 16, 8, 16, 3, padding=1),
+    conv("winograd_odd", 3, 17, (9, 11), 33, 3, padding=1),
+    conv("winograd_valid", 1, 19, (11, 10), 66, 3),
+    conv("winograd_far", 1, 16, 8, 21, 3, padding=2, bias=False),
+    conv("winograd_beyond", 1, 16, 7, 16, 3, padding=4),
+    conv("winograd_widest", 1, 128, 8, 127, 3, padding="same"),
     conv("groups_strided", 2, 4, (7, 6), 34, 3, stride=2, padding=1, groups=2),
 ]
 
@@ -98,6 +106,17 @@ CASES += [
     Case("conv1d_tanh_conv1d", lambda x, w, v: F.conv1d(F.tanh(F.conv1d(x, w)), v),
          lambda x, w, v: R.conv1d(np.tanh(R.conv1d(x, w)), v), (normal(2, 3, 12), normal(7, 3, 3), normal(4, 7, 3)),
          atol=2e-5, grad_atol=1e-4),
+]  # fmt: skip
+
+
+# Epilogues of Winograd's convolutions: the bias and the activation inside, its input saved, its gradient.
+CASES += [
+    Case(f"winograd_{act}_winograd",
+         lambda x, w, b, v, f=function: F.conv2d(f(F.conv2d(x, w, b, padding=1)), v, padding=1),
+         lambda x, w, b, v, f=reference: R.conv2d(f(R.conv2d(x, w, b, padding=(1, 1))), v, padding=(1, 1)),
+         (normal(2, 17, 9, 6), normal(21, 17, 3, 3), normal(21), normal(16, 21, 3, 3)), atol=2e-4, grad_atol=2e-3,
+         grad_rtol=3e-5)
+    for act, function, reference in (("tanh", F.tanh, np.tanh), ("silu", F.silu, lambda z: z / (1 + np.exp(-z))))
 ]  # fmt: skip
 
 

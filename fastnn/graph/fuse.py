@@ -14,6 +14,7 @@ from .graph import Graph, is_borrowed, root
 from .ops import apply, item
 from .ops.linalg import ACTIVATION, GRADIENT, SLOPE
 from .ops.unary import KINDS
+from .ops.winograd import faster_convolution
 from .tensor import FLOAT, Tensor, constant
 
 # Ops on two operands whose kernels take a bias, and an activation or its gradient on the way out.
@@ -227,7 +228,7 @@ PORTABLE: tuple[Rule, ...] = (
     product_of_numbers,
 )
 RULES: tuple[Rule, ...] = (*fold.TRAINING, *PORTABLE, embedding_gradient_sum, pack_transposed,
-                           recompute.norm_before_weight_gradient)
+                           recompute.norm_before_weight_gradient, faster_convolution)
 
 
 def rewrite(graph: Graph, rule: Rule) -> Graph:
@@ -259,7 +260,7 @@ def fuse(graph: Graph, rules: tuple[Rule, ...] = RULES) -> Graph:
     """The rules in order, those of layout first; shared packs are made once; outputs keep memory of their own."""
     owned = _owned(graph.outputs)
     permuted = any(node.op == "transpose" for node in graph.nodes)
-    for rule in (*(layout.rules() if permuted else ()), *rules, bias_gradients(), shared_packs()):
+    for rule in (*(layout.rules() if permuted else ()), bias_gradients(), *rules, shared_packs()):
         graph = rewrite(graph, rule)
         if rule is product_activation_saving:
             graph = stored_slopes(graph)

@@ -83,4 +83,5 @@ from . import (  # noqa: E402, F401
     reduce,
     shape,
     unary,
+    winograd,
 )

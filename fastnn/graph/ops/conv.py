@@ -15,7 +15,8 @@ from .linalg import epilogue
 # Which algorithm computes a convolution; the first row that fits is taken (functional/conv.py).
 #   "depthwise"  one channel in for each group: bound by memory, kernels/depthwise.pxi
 #   "product"    1×1, stride 1, no padding: a matrix product over all pixels, kernels/gemm.pxi
-#   "direct"     all else: products over the taps on register tiles, kernels/conv.pxi
+#   "direct"     all else: products over the taps on register tiles, kernels/conv.pxi. Where it is 3×3, stride 1,
+#                of enough channels and pixels, the last rewriting rule makes it Winograd's (winograd.py)
 ALGORITHMS = (
     ("depthwise", lambda kernel, stride, padding, groups, c: 1 < groups == c),
     ("product", lambda kernel, stride, padding, groups, c: kernel == stride == (1, 1) and groups == 1 > max(padding)),
