@@ -10,9 +10,12 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+_SINK = np.zeros(1, np.float32)
 
 SOURCE = r"""
 #if defined(__AVX512F__)
@@ -71,13 +74,25 @@ def _library() -> ctypes.CDLL:
 @functools.cache
 def gflops() -> float:
     """float32 GFLOP/s of one core: multiply-adds on registers, the best of 20 runs of about a millisecond."""
-    out = np.zeros(1, np.float32)
     rates = []
     for _ in range(20):
         start = time.perf_counter()
-        flop = _library().fma_chains(1_000_000, out.ctypes.data)
+        flop = chains(1_000_000)
         rates.append(flop / (time.perf_counter() - start))
     return max(rates) / 1e9
+
+
+def chains(steps: int) -> int:
+    """Runs independent multiply-adds on registers; how many operations that were."""
+    return _library().fma_chains(steps, _SINK.ctypes.data)
+
+
+def copies(working_set: int, repeats: int) -> Callable[[], None]:
+    """A function that reads one array and writes another, `working_set` bytes together, `repeats` times."""
+    n = max(working_set // 8, 1)
+    x, y = np.ones(n, np.float32), np.zeros(n, np.float32)
+    function = _library().scaled_copy
+    return lambda: function(x.ctypes.data, y.ctypes.data, n, repeats)
 
 
 @functools.cache

@@ -1,10 +1,12 @@
-"""Depthwise convolutions beside their roofline: the greater of arithmetic at the FMA roof and of traffic at the
-bandwidth of a copy of the same size, both measured in the same run; beside PyTorch (channels_last) where installed.
+"""Depthwise convolutions beside their roofline, and beside PyTorch (channels_last) where installed.
+
+The roof of a shape is the longer of two times, and the output says which of them binds: its multiply-adds on registers
+(taps in the padding are no work), and the bytes of its images, each read or written once, by a copy with the same
+working set. Chains of multiply-adds and the copy run in turn with the kernel, so all three see the same clock and
+neighbours. Thus 3×3 in L2 and 5×5 are bound by arithmetic, stride 2 and images beyond L2 by traffic.
 
 `pytest bench/test_depthwise.py -s`. One thread, interleaved, medians.
 """
-
-import functools
 
 import numpy as np
 import pytest
@@ -18,9 +20,13 @@ from fastnn.graph.tensor import Out
 
 # images, pixels along an axis, channels, taps along an axis, stride
 SHAPES = [
-    (8, 48, 8, 3, 1), (8, 48, 16, 3, 2), (8, 24, 32, 3, 1), (8, 12, 64, 3, 1), (8, 6, 128, 3, 1), (1, 28, 64, 3, 1),
-    (4, 56, 128, 3, 1), (16, 112, 64, 3, 1), (8, 28, 128, 5, 1),
+    # MobileNet ×0.25 for eight images of 96×96
+    (8, 48, 8, 3, 1), (8, 48, 16, 3, 2), (8, 24, 32, 3, 1), (8, 24, 32, 3, 2), (8, 12, 64, 3, 1), (8, 12, 64, 3, 2),
+    (8, 6, 128, 3, 1), (8, 6, 128, 3, 2), (8, 3, 256, 3, 1),
+    (8, 24, 24, 3, 1), (1, 28, 64, 3, 1), (4, 56, 128, 3, 1), (16, 112, 64, 3, 1), (8, 28, 128, 5, 1),
+    (8, 28, 128, 5, 2),
 ]  # fmt: skip
+FMA_STEPS = 50_000        # of the chains of multiply-adds
 
 
 def aligned(shape) -> np.ndarray:
@@ -30,11 +36,6 @@ def aligned(shape) -> np.ndarray:
     array = raw[start : start + 4 * int(np.prod(shape))].view(np.float32).reshape(shape)
     array[...] = np.random.default_rng(0).standard_normal(shape)
     return array
-
-
-@functools.cache
-def bandwidth(working_set: int) -> float:
-    return roof.gbytes(working_set)
 
 
 @pytest.mark.parametrize("part", ["forward", "data", "weight"])
@@ -72,11 +73,12 @@ def test_depthwise(shape, part):
         calls["fastnn"]()
         ours = result.sum(0).transpose(3, 2, 0, 1) if part == "weight" else result.transpose(0, 3, 1, 2)
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-3, atol=1e-3 * n * out)
-    # Taps that fall into the padding are no work.
     valid = sum(0 <= i * s - p + t < extent for i in range(out) for t in range(k))
     flop, moved = 2 * n * valid * valid * c, x.nbytes + dy.nbytes
-    arithmetic, traffic = flop / roof.gflops() / 1e9, moved / bandwidth(moved) / 1e9
+    repeats = max(1, 2**22 // moved)
+    calls |= {"arithmetic": lambda: roof.chains(FMA_STEPS), "traffic": roof.copies(moved, repeats)}
     seconds = alternate(calls)
+    arithmetic, traffic = seconds["arithmetic"] * flop / roof.chains(FMA_STEPS), seconds["traffic"] / repeats
     share = max(arithmetic, traffic) / seconds["fastnn"]
     against = f", {seconds['torch'] / seconds['fastnn']:.1f} × PyTorch" if torch is not None else ""
     print(
