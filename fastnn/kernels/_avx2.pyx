@@ -33,6 +33,8 @@ cdef extern from "immintrin.h":
     mask_t cmpgt "_mm256_cmpgt_epi32"(mask_t a, mask_t b) noexcept nogil
     vec128 load128 "_mm_loadu_ps"(const float *p) noexcept nogil
     vec cast128 "_mm256_castps128_ps256"(vec128 x) noexcept nogil
+    void store128 "_mm_storeu_ps"(float *p, vec128 x) noexcept nogil
+    vec128 extract128 "_mm256_extractf128_ps"(vec a, const int lane) noexcept nogil
     vec insert128 "_mm256_insertf128_ps"(vec a, vec128 b, const int lane) noexcept nogil
     vec unpacklo "_mm256_unpacklo_ps"(vec a, vec b) noexcept nogil
     vec unpackhi "_mm256_unpackhi_ps"(vec a, vec b) noexcept nogil
@@ -87,6 +89,16 @@ cdef inline void vtake(vec v, vec t, vec *best, vec *tag) noexcept nogil:
 # Four floats from each of VL/4 rows, `ld` floats apart.
 cdef inline vec vload4(const float *p, int64_t ld) noexcept nogil:
     return insert128(cast128(load128(p)), load128(p + ld), 1)
+
+
+# Half a vector each from p and q.
+cdef inline vec vload_halves(const float *p, const float *q) noexcept nogil:
+    return insert128(cast128(load128(p)), load128(q), 1)
+
+
+cdef inline void vstore_halves(float *p, float *q, vec x) noexcept nogil:
+    store128(p, extract128(x, 0))
+    store128(q, extract128(x, 1))
 
 
 include "x86.pxi"

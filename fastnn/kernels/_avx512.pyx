@@ -10,6 +10,8 @@ cdef extern from "immintrin.h":
     ctypedef unsigned int mask_t "__mmask16"
     ctypedef struct vec128 "__m128":
         pass
+    ctypedef struct vec256 "__m256":
+        pass
     vec vzero "_mm512_setzero_ps"() noexcept nogil
     vec vbroadcast "_mm512_set1_ps"(float x) noexcept nogil
     vec vload "_mm512_loadu_ps"(const float *p) noexcept nogil
@@ -30,6 +32,11 @@ cdef extern from "immintrin.h":
     vec mask_mov "_mm512_mask_mov_ps"(vec other, mask_t mask, vec x) noexcept nogil
     vec128 load128 "_mm_loadu_ps"(const float *p) noexcept nogil
     vec cast128 "_mm512_castps128_ps512"(vec128 x) noexcept nogil
+    vec256 load256 "_mm256_loadu_ps"(const float *p) noexcept nogil
+    void store256 "_mm256_storeu_ps"(float *p, vec256 x) noexcept nogil
+    vec cast256 "_mm512_castps256_ps512"(vec256 x) noexcept nogil
+    vec insert256 "_mm512_insertf32x8"(vec a, vec256 b, const int lane) noexcept nogil
+    vec256 extract256 "_mm512_extractf32x8_ps"(vec a, const int lane) noexcept nogil
     vec insert128 "_mm512_insertf32x4"(vec a, vec128 b, const int lane) noexcept nogil
     vec unpacklo "_mm512_unpacklo_ps"(vec a, vec b) noexcept nogil
     vec unpackhi "_mm512_unpackhi_ps"(vec a, vec b) noexcept nogil
@@ -85,6 +92,16 @@ cdef inline vec vload4(const float *p, int64_t ld) noexcept nogil:
     cdef vec x = insert128(cast128(load128(p)), load128(p + ld), 1)
     x = insert128(x, load128(p + 2 * ld), 2)
     return insert128(x, load128(p + 3 * ld), 3)
+
+
+# Half a vector each from p and q.
+cdef inline vec vload_halves(const float *p, const float *q) noexcept nogil:
+    return insert256(cast256(load256(p)), load256(q), 1)
+
+
+cdef inline void vstore_halves(float *p, float *q, vec x) noexcept nogil:
+    store256(p, extract256(x, 0))
+    store256(q, extract256(x, 1))
 
 
 include "x86.pxi"

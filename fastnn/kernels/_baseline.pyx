@@ -105,5 +105,15 @@ cdef inline vec vload4(const float *p, int64_t ld) noexcept nogil:
     return vload(p)
 
 
+# Half a vector each from p and q.
+cdef inline vec vload_halves(const float *p, const float *q) noexcept nogil:
+    return movelh(as_ps(load_sd(<const double*>p)), as_ps(load_sd(<const double*>q)))
+
+
+cdef inline void vstore_halves(float *p, float *q, vec x) noexcept nogil:
+    store_sd(<double*>p, as_pd(x))
+    store_sd(<double*>q, as_pd(movehl(x, x)))
+
+
 include "x86.pxi"
 include "all.pxi"

@@ -107,6 +107,16 @@ cdef inline vec vload4(const float *p, int64_t ld) noexcept nogil:
     return vload(p)
 
 
+# Half a vector each from p and q.
+cdef inline vec vload_halves(const float *p, const float *q) noexcept nogil:
+    return combine(load_half(p), load_half(q))
+
+
+cdef inline void vstore_halves(float *p, float *q, vec x) noexcept nogil:
+    store_half(p, low(x))
+    store_half(q, high(x))
+
+
 # In every group of four lanes, t[0 … 3] becomes its 4×4 transpose.
 cdef inline void vtranspose4(vec *t) noexcept nogil:
     cdef vec a = zip1(t[0], t[1])

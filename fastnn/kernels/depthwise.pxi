@@ -8,8 +8,10 @@
 # channels keep as many chains of FMAs going. (Zhang, Franchetti and Low, "High performance zero-memory overhead direct
 # convolutions", 2018.)
 #
-# Nothing aliases y. Every element of y is one chain of FMAs over taps, started from the bias: rows in one pass take the
-# taps column by column, the others row by row, and which it is depends on shapes alone.
+# These tiles serve any kernel. Rows with 3 or 5 taps side by side and stride 1 or 2 go through depthwise_slide.pxi.
+#
+# Nothing aliases y. Every element of y is one chain of FMAs over taps, started from the bias: tiles take the taps row by
+# row, depthwise_slide.pxi column by column, and which it is depends on shapes alone.
 
 cdef enum:
     DEPTH_PIXELS = 8
@@ -168,77 +170,27 @@ cdef void depth_run(Depth *d, const float *bias, float floor, int64_t rows, int6
         d.start_pixel = d.y_pixel
 
 
-# A row of y where three taps lie side by side and pixels follow one another: every column of x is read once, and added
-# to the three outputs that it belongs to, two of which wait in registers for what comes after it. rows of taps, masked:
-# literals. x, y: columns; left: those of padding on the left; a column outside adds nothing.
-cdef inline void depth_slide(int rows, bint masked, float *y, int64_t y_w, const float *x, int64_t x_w, int64_t x_row,
-                             int64_t left, const float *w, int64_t w_row, int64_t w_col, const float *bias, float low,
-                             int64_t c, int64_t lo, int64_t hi, mask_t mask) noexcept nogil:
-    cdef vec w_[9]
-    cdef vec x_[3]
-    cdef vec start, first, second, done
-    cdef vec floor = vbroadcast(low)
-    cdef int64_t at = lo, j, out
-    cdef int r
-    cdef const float *a
-    cdef float *to
-    while at < hi:
-        for r in range(rows):
-            a = w + r * w_row + at
-            w_[3 * r] = vload_mask(mask, a) if masked else vload(a)
-            w_[3 * r + 1] = vload_mask(mask, a + w_col) if masked else vload(a + w_col)
-            w_[3 * r + 2] = vload_mask(mask, a + 2 * w_col) if masked else vload(a + 2 * w_col)
-        start = vzero()
-        if bias != NULL:
-            start = vload_mask(mask, bias + at) if masked else vload(bias + at)
-        first = start
-        second = start
-        a = x + at
-        to = y + at + (left - 2) * c
-        for j in range(x_w):
-            for r in range(rows):
-                x_[r] = vload_mask(mask, a + r * x_row) if masked else vload(a + r * x_row)
-            done = first
-            first = second
-            second = start
-            for r in range(rows):
-                done = vfma(x_[r], w_[3 * r + 2], done)
-                first = vfma(x_[r], w_[3 * r + 1], first)
-                second = vfma(x_[r], w_[3 * r], second)
-            if j + left >= 2:
-                if masked:
-                    vstore_mask(mask, to, vmax(floor, done))
-                else:
-                    vstore(to, vmax(floor, done))
-            a += c
-            to += c
-        out = x_w + left - 2
-        while out < y_w:
-            if out >= 0:
-                if masked:
-                    vstore_mask(mask, to, vmax(floor, first))
-                else:
-                    vstore(to, vmax(floor, first))
-            first = second
-            second = start
-            to += c
-            out += 1
-        at += VL
-
-
-cdef inline void depth_slide_all(int rows, float *y, int64_t y_w, const float *x, int64_t x_w, int64_t x_row,
-                                 int64_t left, const float *w, int64_t w_row, int64_t w_col, const float *bias,
-                                 float low, int64_t c) noexcept nogil:
-    cdef int64_t whole = c // VL * VL
-    depth_slide(rows, False, y, y_w, x, x_w, x_row, left, w, w_row, w_col, bias, low, c, 0, whole, mask_of(VL))
-    if whole < c:
-        depth_slide(rows, True, y, y_w, x, x_w, x_row, left, w, w_row, w_col, bias, low, c, whole, c,
-                    mask_of(c - whole))
-
-
-# Whether `depth_slide` computes rows of y: three taps side by side, stride 1, and vectors at least half full.
-cdef inline bint slides(const ConvAxis *aw, int64_t c) noexcept nogil:
-    return aw.taps == 3 and aw.stride == 1 and aw.dilation == 1 and aw.padding <= 2 and 2 * c >= VL
+# One row of y by tiles, from the rows of x that the run h sees through the phase ph.
+cdef void tiled_row(float *y, const float *x, const float *weight, const float *bias, float floor, const ConvAxis *ah,
+                    const ConvAxis *aw, const Phase *ph, const Run *h, int64_t c) noexcept nogil:
+    cdef Depth d
+    cdef Phase pw
+    cdef Run w
+    cdef int64_t phases = aw.stride if aw.transposed else 1, r, j, end
+    for r in range(imin(phases, aw.y)):
+        phase_of(aw, r, &pw)
+        j = 0
+        end = (aw.y - r + phases - 1) // phases
+        while j < end:
+            next_run(&pw, aw.x, j, end, &w)
+            d.x = x + (h.x * aw.x + w.x) * c
+            d.x_pixel = pw.x_step * c
+            d.w = weight + (h.tap * aw.taps + w.tap) * c
+            d.y = y + (pw.r + j * pw.step) * c
+            d.y_pixel = pw.step * c
+            depth_run(&d, bias, floor, h.taps, ph.x_gap * aw.x * c, ph.tap_step * aw.taps * c, w.taps, pw.x_gap * c,
+                      pw.tap_step * c, w.count, c)
+            j += w.count
 
 
 # ptr     y, pre or NULL, x, w, bias or NULL, saved or NULL
@@ -248,22 +200,23 @@ cdef inline bint slides(const ConvAxis *aw, int64_t c) noexcept nogil:
 # Epilogues as in gemm.pxi. Threads share the rows of y.
 cdef void depthwise_conv2d(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef ConvAxis ah, aw
-    cdef Phase ph, pw
-    cdef Run h, w
-    cdef Depth d
-    cdef int64_t c = ins.size[5], epilogue = ins.size[17], act = ins.size[18], row, lo, hi, i, j, rw, phases, end, count, k
+    cdef Phase ph
+    cdef Run h
+    cdef Slide s
+    cdef int64_t c = ins.size[5], epilogue = ins.size[17], act = ins.size[18], row, hi, i, rows, form, count
     cdef bint relu = epilogue == EPILOGUE_ACT and act == ACT_RELU and ins.ptr[1] == NULL
-    cdef bint sliding, after = epilogue != EPILOGUE_NONE and not relu
+    cdef bint after = epilogue != EPILOGUE_NONE and not relu
     cdef float alpha = <float>ins.scalar[0], floor = <float>0.0 if relu else -INFINITY
     cdef const float *x
-    cdef const float *w_at
+    cdef const float *weight = <const float*>ins.ptr[3]
+    cdef const float *bias = <const float*>ins.ptr[4]
     cdef float *y
     cdef float *z
     axis_of(&ah, ins.size, 0)
     axis_of(&aw, ins.size, 1)
-    sliding = slides(&aw, c)
-    slice_of(ins.size[0] * ah.y, 1, tid, nthreads, &lo, &hi)
-    for row in range(lo, hi):
+    form = slide_start(&s, &aw, bias, floor, c)
+    slice_of(ins.size[0] * ah.y, 1, tid, nthreads, &row, &hi)
+    while row < hi:
         i = row % ah.y
         x = <const float*>ins.ptr[2] + row // ah.y * ah.x * aw.x * c
         y = <float*>ins.ptr[0] + row * aw.y * c
@@ -272,43 +225,20 @@ cdef void depthwise_conv2d(const Instr *ins, const Context *ctx, int tid, int nt
         phase_of(&ah, i % ah.stride if ah.transposed else 0, &ph)
         i = i // ah.stride if ah.transposed else i
         next_run(&ph, ah.x, i, i + 1, &h)
-        if sliding and 1 <= h.taps <= 3:
-            # Transposed, the taps follow one another in reverse.
-            w_at = <const float*>ins.ptr[3] + (h.tap * 3 + (2 if aw.transposed else 0)) * c
-            j = 2 - aw.padding if aw.transposed else aw.padding
-            k = -c if aw.transposed else c
-            if h.taps == 3:
-                depth_slide_all(3, z, aw.y, x + h.x * aw.x * c, aw.x, ph.x_gap * aw.x * c, j, w_at,
-                                ph.tap_step * 3 * c, k, <const float*>ins.ptr[4], floor, c)
-            elif h.taps == 2:
-                depth_slide_all(2, z, aw.y, x + h.x * aw.x * c, aw.x, ph.x_gap * aw.x * c, j, w_at,
-                                ph.tap_step * 3 * c, k, <const float*>ins.ptr[4], floor, c)
-            else:
-                depth_slide_all(1, z, aw.y, x + h.x * aw.x * c, aw.x, ph.x_gap * aw.x * c, j, w_at,
-                                ph.tap_step * 3 * c, k, <const float*>ins.ptr[4], floor, c)
-            phases = 0
-        else:
-            phases = aw.stride if aw.transposed else 1
-        for rw in range(imin(phases, aw.y)):
-            phase_of(&aw, rw, &pw)
-            j = 0
-            end = (aw.y - rw + phases - 1) // phases
-            while j < end:
-                next_run(&pw, aw.x, j, end, &w)
-                d.x = x + (h.x * aw.x + w.x) * c
-                d.x_pixel = pw.x_step * c
-                d.w = <const float*>ins.ptr[3] + (h.tap * aw.taps + w.tap) * c
-                d.y = z + (pw.r + j * pw.step) * c
-                d.y_pixel = pw.step * c
-                depth_run(&d, <const float*>ins.ptr[4], floor, h.taps, ph.x_gap * aw.x * c, ph.tap_step * aw.taps * c,
-                          w.taps, pw.x_gap * c, pw.tap_step * c, w.count, c)
-                j += w.count
+        rows = slide_rows(form, &s, z, x, weight, &ah, &aw, &ph, &h, imin(hi - row, ah.y - i))
+        if rows == 0:
+            tiled_row(z, x, weight, bias, floor, &ah, &aw, &ph, &h, c)
+            rows = 1
         if after:
             count = aw.y * c
-            if epilogue == EPILOGUE_GRAD:
-                act_grad_row(act, y, y, <const float*>ins.ptr[5] + row * count, count, alpha)
-            else:
-                act_row(act, y, z, count, alpha)
+            for i in range(rows):
+                if epilogue == EPILOGUE_GRAD:
+                    act_grad_row(act, y, y, <const float*>ins.ptr[5] + (row + i) * count, count, alpha)
+                else:
+                    act_row(act, y, z, count, alpha)
+                y += count
+                z += count
+        row += rows
 
 
 KERNELS["depthwise_conv2d"] = <size_t>&depthwise_conv2d

@@ -1,0 +1,309 @@
+# Rows of a depthwise convolution (depthwise.pxi) with 3 or 5 taps side by side and stride 1 or 2: every column of x is
+# read once and added to all outputs that it belongs to, which wait in registers for what comes after it. The weights
+# stay in registers along the row.
+#
+# One vector of channels at a time; two rows of y at once with 3×3 taps, which share the rows of x between them and keep
+# six chains of FMAs going. Half a vector of channels (8 of AVX-512's 16) takes four rows, two in either half.
+#
+# Columns outside x add nothing. Every element of y is one chain of FMAs: columns ascending, and in each the rows
+# ascending, whatever the number of rows at once.
+
+cdef extern from *:
+    void prefetch_far "__builtin_prefetch"(const void *p, const int write, const int locality) noexcept nogil
+
+cdef enum:
+    WHOLE = 0               # vectors of channels: whole ones,
+    MASKED = 1              # part of one,
+    PAIRED = 2              # half of one, twice
+
+cdef enum:
+    SLIDE = 1               # stride 1,
+    SKIP = 2                # stride 2,
+    SPREAD = 3              # stride 2, transposed
+
+cdef struct Slide:
+    float *y
+    int64_t y_w             # columns
+    int64_t y_row           # floats between rows of y, where two are computed
+    const float *x          # the first row that is read
+    int64_t x_w
+    int64_t x_row           # floats between the rows that are read
+    int64_t left            # columns of padding; spreading: of y that fall outside
+    const float *w          # the first row of taps
+    int64_t w_row
+    int64_t w_col
+    const float *bias       # or NULL
+    float floor             # 0 for relu, else -inf
+    int64_t c
+
+
+# Floats of p, or half a vector each of p and of the address `apart` floats further.
+cdef inline vec slide_load(int mode, const float *p, int64_t apart, mask_t mask) noexcept nogil:
+    if mode == PAIRED:
+        return vload_halves(p, p + apart)
+    return vload_mask(mask, p) if mode == MASKED else vload(p)
+
+
+cdef inline void slide_store(int mode, float *p, int64_t apart, mask_t mask, vec x) noexcept nogil:
+    if mode == PAIRED:
+        vstore_halves(p, p + apart, x)
+    elif mode == MASKED:
+        vstore_mask(mask, p, x)
+    else:
+        vstore(p, x)
+
+
+cdef inline void slide_weights(int rows, int cols, int mode, const Slide *s, int64_t at, mask_t mask, vec *w_,
+                               vec *start) noexcept nogil:
+    cdef int r, k
+    for r in range(rows):
+        for k in range(cols):
+            w_[r * cols + k] = slide_load(mode, s.w + r * s.w_row + k * s.w_col + at, 0, mask)
+    start[0] = vzero()
+    if s.bias != NULL:
+        start[0] = slide_load(mode, s.bias + at, 0, mask)
+
+
+# Stride 1. n rows of y with `rows` taps each see the rows first … last - 1 of a window of n + rows - 1. acc[o·cols + k]
+# is output j + left - cols + 1 + k of row o, which the column j adds to with tap cols - 1 - k. All int: literals.
+cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int mode, const Slide *s, int64_t lo,
+                             int64_t hi, mask_t mask) noexcept nogil:
+    cdef vec acc[10]
+    cdef vec w_[25]
+    cdef vec start, x_
+    cdef vec floor = vbroadcast(s.floor)
+    cdef int64_t at = lo, j, out, c = s.c, x_row = s.x_row, y_row = s.y_row, x_w = s.x_w, y_w = s.y_w
+    cdef int64_t x_apart = 2 * x_row, y_apart = 2 * y_row
+    cdef int q, o, k
+    cdef const float *a
+    cdef float *to
+    while at < hi:
+        slide_weights(rows, cols, mode, s, at, mask, w_, &start)
+        for k in range(n * cols):
+            acc[k] = start
+        a = s.x + at
+        out = s.left - cols + 1
+        to = s.y + at + out * c
+        for j in range(x_w):
+            for q in range(first, last):
+                x_ = slide_load(mode, a + q * x_row, x_apart, mask)
+                for o in range(n):
+                    if 0 <= q - o and q - o < rows:
+                        for k in range(cols):
+                            acc[o * cols + k] = vfma(x_, w_[(q - o) * cols + cols - 1 - k], acc[o * cols + k])
+            for o in range(n):
+                if out >= 0:
+                    slide_store(mode, to + o * y_row, y_apart, mask, vmax(floor, acc[o * cols]))
+                for k in range(cols - 1):
+                    acc[o * cols + k] = acc[o * cols + k + 1]
+                acc[o * cols + cols - 1] = start
+            out += 1
+            a += c
+            to += c
+        while out < y_w:
+            for o in range(n):
+                if out >= 0:
+                    slide_store(mode, to + o * y_row, y_apart, mask, vmax(floor, acc[o * cols]))
+                for k in range(cols - 1):
+                    acc[o * cols + k] = acc[o * cols + k + 1]
+                acc[o * cols + cols - 1] = start
+            out += 1
+            to += c
+        at += VL
+
+
+# Stride 2: even columns of the padded x add to outputs with taps 0, 2, 4, odd ones with taps 1, 3. acc[k] is output
+# out + k, of which the first needs no more than the even column.
+cdef inline void depth_skip(int rows, int cols, int mode, const Slide *s, int64_t lo, int64_t hi,
+                            mask_t mask) noexcept nogil:
+    cdef vec acc[3]
+    cdef vec w_[25]
+    cdef vec start, x_
+    cdef vec floor = vbroadcast(s.floor)
+    cdef int64_t at = lo, j, out, c = s.c, x_row = s.x_row, x_w = s.x_w, y_w = s.y_w
+    cdef int r, k, last = cols // 2
+    cdef const float *a
+    cdef float *to
+    while at < hi:
+        slide_weights(rows, cols, mode, s, at, mask, w_, &start)
+        for k in range(last + 1):
+            acc[k] = start
+        j = -s.left
+        a = s.x + at + j * c
+        to = s.y + at - last * c
+        for out in range(-last, y_w):
+            if 0 <= j < x_w:
+                for r in range(rows):
+                    x_ = slide_load(mode, a + r * x_row, 0, mask)
+                    for k in range(last + 1):
+                        acc[k] = vfma(x_, w_[r * cols + 2 * (last - k)], acc[k])
+            if out >= 0:
+                slide_store(mode, to, 0, mask, vmax(floor, acc[0]))
+            for k in range(last):
+                acc[k] = acc[k + 1]
+            acc[last] = start
+            if 0 <= j + 1 < x_w:
+                for r in range(rows):
+                    x_ = slide_load(mode, a + c + r * x_row, 0, mask)
+                    for k in range(last):
+                        acc[k] = vfma(x_, w_[r * cols + 2 * (last - k) - 1], acc[k])
+            j += 2
+            a += 2 * c
+            to += c
+        at += VL
+
+
+# The transposed form of stride 2: column j of x adds to outputs 2·j - left … 2·j - left + cols - 1, of which the
+# first two are then complete.
+cdef inline void depth_spread(int rows, int cols, int mode, const Slide *s, int64_t lo, int64_t hi,
+                              mask_t mask) noexcept nogil:
+    cdef vec acc[5]
+    cdef vec w_[15]
+    cdef vec start, x_
+    cdef vec floor = vbroadcast(s.floor)
+    cdef int64_t at = lo, j, out, c = s.c, x_row = s.x_row, x_w = s.x_w, y_w = s.y_w
+    cdef int r, k
+    cdef const float *a
+    cdef float *to
+    while at < hi:
+        slide_weights(rows, cols, mode, s, at, mask, w_, &start)
+        for k in range(cols):
+            acc[k] = start
+        j = 0
+        out = -s.left
+        a = s.x + at
+        to = s.y + at + out * c
+        while out < y_w:
+            if j < x_w:
+                for r in range(rows):
+                    x_ = slide_load(mode, a + r * x_row, 0, mask)
+                    for k in range(cols):
+                        acc[k] = vfma(x_, w_[r * cols + k], acc[k])
+            if out >= 0:
+                slide_store(mode, to, 0, mask, vmax(floor, acc[0]))
+            if 0 <= out + 1 < y_w:
+                slide_store(mode, to + c, 0, mask, vmax(floor, acc[1]))
+            for k in range(cols - 2):
+                acc[k] = acc[k + 2]
+            acc[cols - 2] = start
+            acc[cols - 1] = start
+            j += 1
+            out += 2
+            a += c
+            to += 2 * c
+        at += VL
+
+
+# Channels lo … hi - 1 of one row of y with `rows` rows of taps. mode: literal.
+cdef inline void slide_row(int mode, int64_t form, int64_t rows, int64_t cols, const Slide *s, int64_t lo, int64_t hi,
+                           mask_t mask) noexcept nogil:
+    if form == SLIDE:
+        if cols == 3:
+            if rows == 3: depth_slide(1, 3, 3, 0, 3, mode, s, lo, hi, mask)
+            else: depth_slide(1, 2, 3, 0, 2, mode, s, lo, hi, mask)
+        elif rows == 5: depth_slide(1, 5, 5, 0, 5, mode, s, lo, hi, mask)
+        elif rows == 4: depth_slide(1, 4, 5, 0, 4, mode, s, lo, hi, mask)
+        else: depth_slide(1, 3, 5, 0, 3, mode, s, lo, hi, mask)
+    elif form == SKIP:
+        if cols == 3:
+            if rows == 3: depth_skip(3, 3, mode, s, lo, hi, mask)
+            else: depth_skip(2, 3, mode, s, lo, hi, mask)
+        elif rows == 5: depth_skip(5, 5, mode, s, lo, hi, mask)
+        elif rows == 4: depth_skip(4, 5, mode, s, lo, hi, mask)
+        else: depth_skip(3, 5, mode, s, lo, hi, mask)
+    elif cols == 3:
+        if rows == 2: depth_spread(2, 3, mode, s, lo, hi, mask)
+        else: depth_spread(1, 3, mode, s, lo, hi, mask)
+    elif rows == 3: depth_spread(3, 5, mode, s, lo, hi, mask)
+    else: depth_spread(2, 5, mode, s, lo, hi, mask)
+
+
+cdef void slide_one(int64_t form, int64_t rows, int64_t cols, const Slide *s) noexcept nogil:
+    cdef int64_t whole = s.c // VL * VL
+    slide_row(WHOLE, form, rows, cols, s, 0, whole, mask_of(VL))
+    if whole < s.c:
+        slide_row(MASKED, form, rows, cols, s, whole, s.c, mask_of(s.c - whole))
+
+
+# Channels lo … hi - 1 of two rows of y with 3×3 taps, of whose window of four rows first … last - 1 lie in x.
+cdef inline void slide_two(int mode, int64_t first, int64_t last, const Slide *s, int64_t lo, int64_t hi,
+                           mask_t mask) noexcept nogil:
+    if first == 0 and last == 4: depth_slide(2, 3, 3, 0, 4, mode, s, lo, hi, mask)
+    elif first == 0: depth_slide(2, 3, 3, 0, 3, mode, s, lo, hi, mask)
+    elif last == 4: depth_slide(2, 3, 3, 1, 4, mode, s, lo, hi, mask)
+    else: depth_slide(2, 3, 3, 1, 3, mode, s, lo, hi, mask)
+
+
+# `rows` rows of y with 3×3 taps: two, or four that see all of them. For four, half a vector of channels that is left
+# serves two pairs of rows at once.
+cdef void slide_pairs(int64_t rows, int64_t first, int64_t last, Slide *s) noexcept nogil:
+    cdef int64_t whole = s.c // VL * VL, left = s.c - whole, row
+    if rows == 4 and 2 * left == VL:
+        depth_slide(2, 3, 3, 0, 4, PAIRED, s, whole, s.c, mask_of(VL))
+        left = 0
+    for row in range(0, rows, 2):
+        slide_two(WHOLE, first, last, s, 0, whole, mask_of(VL))
+        if left > 0:
+            slide_two(MASKED, first, last, s, whole, s.c, mask_of(left))
+        s.x += 2 * s.x_row
+        s.y += 2 * s.y_row
+
+
+# What is the same for all rows of y; the form that computes them, if any: vectors at least half full, and columns that
+# end where the form expects it.
+cdef int64_t slide_start(Slide *s, const ConvAxis *aw, const float *bias, float floor, int64_t c) noexcept nogil:
+    s.y_w = aw.y
+    s.y_row = aw.y * c
+    s.x_w = aw.x
+    s.left = aw.taps - 1 - aw.padding if aw.transposed and aw.stride == 1 else aw.padding
+    s.bias = bias
+    s.floor = floor
+    s.c = c
+    if 2 * c < VL or aw.dilation != 1 or (aw.taps != 3 and aw.taps != 5):
+        return 0
+    if aw.stride == 2:
+        return SPREAD if aw.transposed else SKIP
+    return SLIDE if aw.stride == 1 and 0 <= s.left < aw.taps and aw.x + s.left - aw.taps + 1 <= aw.y else 0
+
+
+# Whether slide_row knows `rows` rows of taps.
+cdef inline bint slide_knows(int64_t form, int64_t rows, int64_t cols) noexcept nogil:
+    if form == SPREAD:
+        return 1 <= rows <= 2 if cols == 3 else 2 <= rows <= 3
+    return 2 <= rows <= 3 if cols == 3 else 3 <= rows <= 5
+
+
+# Computes as many rows of y as it can at once, from the row h.i on, at most `most`; returns how many: 0, 1, 2 or 4.
+# x: an image; h: the row's taps, seen through the phase ph. Taps of stride 1 are taken in the order of the rows of x.
+cdef int64_t slide_rows(int64_t form, Slide *s, float *y, const float *x, const float *w, const ConvAxis *ah,
+                        const ConvAxis *aw, const Phase *ph, const Run *h, int64_t most) noexcept nogil:
+    cdef int64_t c = s.c, row = aw.x * c, first, last, top, rows
+    s.y = y
+    if form == SLIDE and aw.taps == 3 and ah.taps == 3 and ah.stride == 1 and ah.dilation == 1 and most >= 2:
+        top = h.i - (2 - ah.padding if ah.transposed else ah.padding)
+        first = imax(0, -top)
+        last = imin(4, ah.x - top)
+        if first <= 1 and last >= 3:
+            s.x = x + top * row
+            s.x_row = row
+            s.w = w + (8 * c if ah.transposed else 0)
+            s.w_row = -3 * c if ah.transposed else 3 * c
+            s.w_col = -c if ah.transposed else c
+            rows = 4 if first == 0 and top + 6 <= ah.x and most >= 4 and 2 * (c % VL) == VL else 2
+            slide_pairs(rows, first, last, s)
+            return rows
+    if form == 0 or not slide_knows(form, h.taps, aw.taps):
+        return 0
+    s.x = x + h.x * row
+    s.x_row = ph.x_gap * row
+    s.w = w + h.tap * aw.taps * c
+    s.w_row = ph.tap_step * aw.taps * c
+    s.w_col = c
+    if form == SLIDE and ah.transposed:
+        s.x += (h.taps - 1) * s.x_row
+        s.w += (h.taps - 1) * s.w_row + (aw.taps - 1) * c
+        s.x_row = -s.x_row
+        s.w_row = -s.w_row
+        s.w_col = -c
+    slide_one(form, h.taps, aw.taps, s)
+    return 1
