@@ -280,6 +280,39 @@ def test_faster_convolution(shape, out, options, wanted):
     unchanged(graph, fused, atol=1e-2)              # sums of a thousand products of order 30
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel", "options", "fused"),
+    [
+        ((2, 16, 6, 4), 2, {}, True),
+        ((2, 17, 6, 4), 2, {}, False),                  # not whole vectors
+        ((2, 16, 6, 5), 2, {}, False),                  # a column that no window covers
+        ((2, 16, 6, 6), 3, {}, False),
+        ((2, 16, 6, 4), 2, {"stride": 1}, False),
+        ((2, 16, 6, 4), 2, {"padding": 1}, False),
+    ],
+)  # fmt: skip
+def test_norm_and_pooling(shape, kernel, options, fused):
+    def function(x, w, b, v):
+        y = F.max_pool2d(F.relu(F.batch_norm(x, None, None, w, b, True)), kernel, **options)
+        return [y, *gradients(F.sum(F.mul(y, v)), [x, w, b])]
+
+    probe = graph_of(lambda x: F.max_pool2d(x, kernel, **options), shape).outputs[0].shape
+    graph = graph_of(function, shape, shape[1:2], shape[1:2], probe)
+    names = {"norm_pool", "norm_pool_sums", "norm_pool_grad"}
+    assert names & set(ops(fuse(graph))) == (names if fused else set())
+    unchanged(graph, fuse(graph), atol=2e-5)
+
+
+def test_norm_whose_result_is_read_again_stays_before_its_pooling():
+    def function(x, w, b):
+        z = F.relu(F.batch_norm(x, None, None, w, b, True))
+        return [z, *gradients(F.sum(F.max_pool2d(z, 2)), [x, w, b])]
+
+    graph = graph_of(function, (2, 16, 4, 4), (16,), (16,))
+    assert not [op for op in ops(fuse(graph)) if op.startswith("norm_pool")]
+    unchanged(graph, fuse(graph), atol=2e-5)
+
+
 def test_rewriting_keeps_layers_outputs_and_order():
     graph = graph_of(lambda x, w, b: (F.matmul(x, w) + b, x), *XWB)
     for node in graph.nodes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import reference_norm as R  # noqa: N812
+import reference_pool as pool
 from check_op import Case, bound, check_op, for_each_isa
 
 from fastnn import functional as F  # noqa: N812
@@ -101,6 +102,17 @@ CASES = [
     Case("group_norm_relu", lambda x, w, b: F.relu(F.group_norm(x, 2, w, b)),
          lambda x, w, b: np.maximum(R.group_norm(x, 2, w, b), 0), (normal(3, 6, 4, 5), normal(6), normal(6)),
          atol=5e-6, rtol=1e-5, grad_atol=2e-5, grad_rtol=1e-5),
+]  # fmt: skip
+
+
+# Pooling joins a norm with relu: one chunk and several, the last of them short, one vector of channels and more.
+CASES += [
+    Case(f"batch_norm_pool_{shape[1]}",
+         lambda x, w, b: F.max_pool2d(F.relu(F.batch_norm(x, None, None, w, b, True)), 2),
+         lambda x, w, b: pool.max_pool2d(np.maximum(R.batch_norm(x, w, b), 0), (2, 2), (2, 2)),
+         (normal(*shape) * 2 + 1, normal(shape[1]), normal(shape[1])), atol=2e-6, rtol=2e-6, grad_atol=3e-5,
+         grad_rtol=1e-5)
+    for shape in ((2, 16, 4, 6), (3, 48, 2, 4), (2, 64, 10, 14))
 ]  # fmt: skip
 
 

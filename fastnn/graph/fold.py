@@ -12,6 +12,7 @@ from collections import Counter
 
 from .graph import reachable, root
 from .ops import apply
+from .ops.norm_pool import fits
 from .tensor import Tensor
 
 # Whose result's last axis is the weight's last one.
@@ -116,6 +117,26 @@ def norm_relu_gradient(node: Tensor, uses: Counter[int]) -> Tensor | None:
     return apply(node.op, dy, *node.inputs[1:], **{**node.attrs, "relu": True})
 
 
+def norm_pool(node: Tensor, uses: Counter[int]) -> Tensor | None:
+    """maxpool(relu(norm(x))) → one op, when nothing else reads the norm: its result is never stored."""
+    if node.op != "max_pool2d":
+        return None
+    (norm,) = node.inputs
+    if norm.op != "channel_norm" or uses[norm.id] != 1 or not fits(norm.inputs[0], norm.attrs, node.attrs):
+        return None
+    return apply("norm_pool", *norm.inputs, **norm.attrs)
+
+
+def norm_pool_gradient(node: Tensor, uses: Counter[int]) -> Tensor | None:
+    """The gradient of a norm behind that of such a pooling → one that reads the gradient of the maxima."""
+    if node.op not in ("norm_sums", "norm_grad") or node.inputs[0].op != "max_pool2d_grad":
+        return None
+    dy, taps = node.inputs[0].inputs
+    if taps.op != "item" or taps.inputs[0].op != "norm_pool" or taps.inputs[0].inputs[0] is not node.inputs[1]:
+        return None
+    return apply(node.op.replace("norm", "norm_pool"), dy, taps, *node.inputs[1:], **node.attrs)
+
+
 def norm_again(node: Tensor, uses: Counter[int]) -> Tensor | None:
     """A weight gradient that reads a norm computes it again: only the norm's input is kept from forward to backward.
 
@@ -140,4 +161,4 @@ def _computed_again(x: Tensor) -> Tensor:
 
 
 PORTABLE = (scale_into_product, shifts_are_one, shift_beneath_reshape)
-TRAINING = (norm_relu, norm_relu_gradient, norm_again)
+TRAINING = (norm_relu, norm_relu_gradient, norm_pool, norm_pool_gradient, norm_again)

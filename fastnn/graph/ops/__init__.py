@@ -77,6 +77,7 @@ from . import (  # noqa: E402, F401
     linalg,
     loss,
     norm,
+    norm_pool,
     numpy_op,
     pool,
     random,

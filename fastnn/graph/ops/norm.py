@@ -106,8 +106,9 @@ def _fold_infer(inputs, attrs) -> list[Out]:
 
 def _fold_lower(node: Tensor) -> list[Instr]:
     partial = node.inputs[0]
-    outer, _, _, c = partial.shape
-    sizes = (outer, node.attrs["rows"], c, _chunk(c), node.attrs["width"], partial.size)
+    outer, chunks, _, c = partial.shape
+    rows = node.attrs["rows"]
+    sizes = (outer, rows, c, -(-rows // chunks), node.attrs["width"], partial.size)
     return [Instr("norm_fold", ((node, 0), (node, 1), (node, 2), *node.inputs), sizes, (node.attrs["eps"],))]
 
 
