@@ -1,5 +1,11 @@
 """Epochs that the engine takes by the block give what the loop gives that looks at each."""
 
+import ctypes
+import os
+import sys
+import threading
+import time
+
 import numpy as np
 import pytest
 
@@ -78,9 +84,6 @@ def test_divergence_in_a_block(lr, monkeypatch):
 
 
 def test_epochs_by_the_block_can_be_stopped_from_outside():
-    import threading
-    import time
-
     trainer = trainer_of()
     timer = threading.Timer(0.2, lambda: setattr(trainer, "stop_training", True))
     timer.start()
@@ -88,3 +91,33 @@ def test_epochs_by_the_block_can_be_stopped_from_outside():
     history = trainer.fit(X, Y, epochs=10**8, verbose=0)
     assert time.perf_counter() - began < 2
     assert history.epochs == trainer.epoch == trainer.iteration // 4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs usleep")
+def test_epochs_go_on_while_another_thread_holds_the_gil():
+    """The engine asks for the GIL about every 50 ms, and not at every iteration."""
+    model, rng = nn.Linear(2, 1), np.random.default_rng(0)
+    X, y = rng.standard_normal((4096, 2)), rng.standard_normal((4096, 1))
+    trainer = Trainer(model, nn.MSELoss(), optim.SGD(lr=0.01))
+    trainer.fit(X, y, epochs=1, batch_size=4, verbose=0)                    # compiles
+    usleep = ctypes.PyDLL(None).usleep                  # keeps the GIL
+    bias, before, most = model.bias.data, sys.getswitchinterval(), 0
+    worker = threading.Thread(target=trainer.fit, args=(X, y), kwargs={"epochs": 10**6, "batch_size": 4, "verbose": 0})
+    worker.start()
+    try:
+        time.sleep(0.3)
+        sys.setswitchinterval(60)
+        for _ in range(50):                             # until the worker has a CPU to itself for a moment
+            time.sleep(0.01)
+            seen = set()
+            for _ in range(20):
+                usleep(1000)
+                seen.add(float(bias[0]))
+            most = max(most, len(seen))
+            if most > 10:
+                break
+    finally:
+        sys.setswitchinterval(before)
+        trainer.stop_training = True
+        worker.join()
+    assert most > 10

@@ -64,20 +64,23 @@ cdef struct Run:
     PyObject *owner
 
 
-cdef void look_for_signals(Run *run) noexcept nogil:
+# A function of its own: one with Python objects takes the GIL on every way out, also where it did not come to them.
+cdef void raise_signals(Run *run) noexcept with gil:
+    try:
+        PyErr_CheckSignals()
+        interrupt = (<Executor>run.owner).interrupt
+        if interrupt is not None and interrupt.requested:
+            raise KeyboardInterrupt
+    except BaseException as error:
+        (<Executor>run.owner).error = error
+        stop(run, INTERRUPTED)
+
+
+cdef inline void look_for_signals(Run *run) noexcept nogil:
     cdef double t = now()
-    if t - run.checked < SIGNAL_PERIOD:
-        return
-    run.checked = t
-    with gil:
-        try:
-            PyErr_CheckSignals()
-            interrupt = (<Executor>run.owner).interrupt
-            if interrupt is not None and interrupt.requested:
-                raise KeyboardInterrupt
-        except BaseException as error:
-            (<Executor>run.owner).error = error
-            stop(run, INTERRUPTED)
+    if t - run.checked >= SIGNAL_PERIOD:
+        run.checked = t
+        raise_signals(run)
 
 
 # Thread 0 may have run ahead of a slow thread that is still behind the last barrier, and must not turn it back
@@ -160,15 +163,17 @@ cdef void run_once_body(void *arg, int tid, int nthreads) noexcept nogil:
     walk(run, run.begin, run.end, &passed, tid, nthreads)
 
 
+cdef void call_with_gil(const Instr *ins) noexcept with gil:
+    try:
+        (<object>ins.ptr[0])()
+    except BaseException as error:
+        (<Executor>ins.ptr[1]).fail(error)
+
+
 # The kernel of ops written in Python. ptr[0] is the callable, which knows its arrays.
 cdef void call_python(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
-    if tid != 0:
-        return
-    with gil:
-        try:
-            (<object>ins.ptr[0])()
-        except BaseException as error:
-            (<Executor>ins.ptr[1]).fail(error)
+    if tid == 0:
+        call_with_gil(ins)
 
 
 cdef class Executor:
