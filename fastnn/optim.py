@@ -237,6 +237,7 @@ class Adam(Optimizer):
 
     hyperparameters = ("betas", "eps")
     decoupled = False
+    eps_first = False               # whether eps joins √v before it is corrected: √v̂ + eps/√(1 - beta2^t)
 
     def __init__(
         self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
@@ -267,7 +268,7 @@ class Adam(Optimizer):
         """One adam call."""
         ptrs = (p, g, slots["exp_avg"], slots["exp_avg_sq"], slots.get("max_exp_avg_sq"), clip)
         scalars = (self._scale(o), o["weight_decay"], *o["betas"], o["eps"])
-        return Instr("adam", ptrs, (n, int(self.decoupled)), scalars)
+        return Instr("adam", ptrs, (n, int(self.decoupled), int(self.eps_first)), scalars)
 
 
 class AdamW(Adam):

@@ -180,7 +180,8 @@ def adagrad(p, g, s, t, lr, lr_decay=0.0, weight_decay=0.0, initial_accumulator_
     return p - lr / (1 + (t - 1) * lr_decay) * g / (np.sqrt(s["s"]) + eps)
 
 
-def adam(p, g, s, t, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, decoupled=False):
+def adam(p, g, s, t, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad=False, decoupled=False,
+         eps_first=False):
     if decoupled:
         p = p * (1 - lr * weight_decay)
     else:
@@ -190,7 +191,9 @@ def adam(p, g, s, t, lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, amsgrad
     v = s["v"]
     if amsgrad:
         v = s["top"] = np.maximum(s.get("top", 0), v)
-    return p - lr * (s["m"] / (1 - betas[0] ** t)) / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
+    root = np.sqrt(1 - betas[1] ** t)
+    divisor = (np.sqrt(v) + eps) / root if eps_first else np.sqrt(v) / root + eps
+    return p - lr * (s["m"] / (1 - betas[0] ** t)) / divisor
 
 
 def adamw(p, g, s, t, lr, weight_decay=1e-2, **options):

@@ -67,7 +67,15 @@ CASES = [
     ("adagrad", {}), ("adagrad", {"lr_decay": 0.1, "weight_decay": 0.01, "initial_accumulator_value": 0.5}),
     ("adam", {}), ("adam", {"betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1}), ("adam", {"amsgrad": True}),
     ("adamw", {}), ("adamw", {"weight_decay": 0.3, "amsgrad": True}), ("adam", {"betas": (0.0, 0.0)}),
+    ("adam", {"eps": 1e-2, "eps_first": True}),
 ]
+
+
+def optimizer_of(name, eps_first=False, **options):
+    found = optim.optimizer(name, lr=0.01, **options)
+    if eps_first:
+        found.eps_first = True
+    return found
 
 
 # Parameters of order 1, changed by up to 1 (gradients up to 10², lr 0.01): a few roundings of either.
@@ -75,9 +83,9 @@ CASES = [
 @pytest.mark.parametrize("name, options", CASES, ids=[f"{n}{o}" for n, o in CASES])
 def test_update(name, options, isa):
     with bound(isa):
-        start, gradients, steps = run(optim.optimizer(name, lr=0.01, **options), 1)
+        start, gradients, steps = run(optimizer_of(name, **options), 1)
         for nthreads in THREADS[1:]:
-            again = run(optim.optimizer(name, lr=0.01, **options), nthreads)[2]
+            again = run(optimizer_of(name, **options), nthreads)[2]
             assert all(same_bits(a, b) for x, y in zip(steps, again, strict=True) for a, b in zip(x, y, strict=True))
     want, states = start, [{} for _ in start]
     for t, grads in enumerate(gradients, 1):

@@ -190,7 +190,7 @@ cdef void adagrad(const Instr *ins, const Context *ctx, int tid, int nthreads) n
 
 # m = β1·m + (1-β1)·g, v = β2·v + (1-β2)·g², p -= lr/(1-β1^t)·m/(√v/√(1-β2^t) + ε). Kingma, Ba (ICLR 2015).
 # amsgrad: the largest v so far instead of v (Reddi et al. 2018). decoupled: p shrinks by lr·decay first
-# instead of decay·p joining g (Loshchilov, Hutter 2019).
+# instead of decay·p joining g (Loshchilov, Hutter 2019). eps_first: ε joins √v, before the correction of v.
 cdef struct Adam:
     vec rate
     vec keep
@@ -227,7 +227,7 @@ cdef inline void adam_range(bint plain, bint decoupled, bint amsgrad, const Rang
         adam_at(plain, decoupled, amsgrad, True, r, h, i)
 
 
-# ptr: p, g, m, v, vmax or NULL, clip; size: n, decoupled; scalar: lr factor, weight decay, β1, β2, ε.
+# ptr: p, g, m, v, vmax or NULL, clip; size: n, decoupled, eps_first; scalar: lr factor, weight decay, β1, β2, ε.
 cdef void adam(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef bint decoupled = ins.size[1] != 0
     cdef double lr = ctx.lr * ins.scalar[0], b1 = ins.scalar[2], b2 = ins.scalar[3]
@@ -241,6 +241,8 @@ cdef void adam(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     h.rest2 = vbroadcast(<float>(1.0 - b2))
     h.root = vbroadcast(<float>(1.0 / sqrt(1.0 - pow(b2, <double>ctx.step))))
     h.eps = vbroadcast(<float>ins.scalar[4])
+    if ins.size[2] != 0:
+        h.eps = vmul(h.eps, h.root)
     if r.c != NULL: adam_range(False, True, True, &r, &h)
     elif not r.plain: adam_range(False, True, False, &r, &h)
     elif decoupled: adam_range(True, True, False, &r, &h)

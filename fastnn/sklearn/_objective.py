@@ -21,12 +21,13 @@ from ..parameter import Parameter
 def penalised_optimizer(name: str, alpha: float, **hyperparameters: Any) -> Optimizer:
     """The optimizer of that name, whose weight decay of weight matrices follows the batch size being compiled.
 
-    For "adamw", alpha is the decoupled decay itself, whatever the batch size.
+    For "adamw", alpha is the decoupled decay itself, whatever the batch size. "adam" has scikit-learn's place of eps.
     """
     base = BY_NAME[name]
 
     class Penalised(base):
         decay = alpha
+        eps_first = name == "adam"
 
         def options(self, parameter: str) -> dict[str, Any]:
             weight = parameter.endswith("weight")
