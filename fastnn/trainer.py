@@ -74,7 +74,7 @@ class Trainer:
         self._last: tuple | None = None                 # program and sources of the last call of step()
         self._rate = np.empty(1)
         self.stop_training = False                      # set by a callback to end the training
-        self._loop = self._position = self._ended = None
+        self._loop = self._position = self._ended = self._order = None      # _order(n): of an epoch, not the engine's
 
     @property
     def transforms(self) -> tuple[Callable, ...]:

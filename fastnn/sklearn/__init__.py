@@ -3,14 +3,11 @@
 Needs scikit-learn 1.6 or later: pip install 'fastnn[sklearn]'. Every constructor parameter, default, fitted
 attribute and method of theirs has the same meaning here; the keyword arguments that come after them are new
 (dropout, activation per layer, more activations, solvers and losses, class_weight, schedule, callbacks).
-Where the two differ:
+A random_state gives the initial weights, the validation split and the batches that it gives there, and so the same
+network but for rounding. Where the two differ:
 
 - computation is in float32;
 - solver="lbfgs" is not offered;
-- Adam adds epsilon to the bias-corrected root, as in the paper and PyTorch; scikit-learn adds it before the
-  correction. With gradients well above epsilon the two agree;
-- batches come in the engine's own order, so that a random_state gives the same initial weights as scikit-learn's,
-  and another order of the samples. With shuffle=False the two follow the same trajectory;
 - warm_start and partial_fit keep the optimizer's moments, also through pickle; scikit-learn's warm_start forgets them.
 
 SGD's momentum is scikit-learn's, v ← μ·v − lr·g, also while lr changes (learning_rate="invscaling" or "adaptive").

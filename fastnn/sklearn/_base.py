@@ -15,7 +15,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from ..errors import DivergenceError
 from ..optim import Optimizer
 from ..trainer import Trainer
-from ._epochs import Epochs, in_one_batch
+from ._epochs import Epochs, Orders, in_one_batch
 from ._network import Network, build
 from ._objective import LOSSES, Objective, penalised_optimizer
 from ._parameters import check_parameters, check_sparse, hidden_sizes, layer_activations, layer_dropouts
@@ -74,7 +74,10 @@ class BaseMLP(BaseEstimator):
         if self.early_stopping:
             train, validation = self._split(X, y, sample_weight, random)
         if first:
+            # Of dropout; scikit-learn draws nothing here, and the order of the samples is to be the same.
+            state = random.get_state(legacy=False)
             self._network.seed = int(random.randint(np.iinfo(np.int32).max))
+            random.set_state(state)
         if not isinstance(train[0], np.ndarray):
             check_sparse(self)
         most = self._batch_size(train[0].shape[0])
@@ -82,6 +85,7 @@ class BaseMLP(BaseEstimator):
         batch_size = min(most, train[0].shape[0])
         self._prepare_trainer(train[2] is not None)
         trainer = self._network.trainer
+        trainer._order = Orders(random)
         if not incremental:
             trainer.optimizer.lr = self._rate = float(self.learning_rate_init)
         epochs = 1 if incremental else self.max_iter

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..callbacks import Callback
-from ..engine.executor import permutation
 from ..optim import AdamW
 from ..trainer import Trainer
 from ._network import dense
@@ -46,6 +45,19 @@ def in_one_batch(data: tuple, most: int) -> tuple:
     if repeats is not None:
         order, sample_weight = np.repeat(order, repeats[order]), None
     return X[order], y[order], None if sample_weight is None else sample_weight[order]
+
+
+class Orders:
+    """The order of the samples in each epoch as scikit-learn has it: that of the epoch before, shuffled again."""
+
+    def __init__(self, random_state: np.random.RandomState):
+        self.random_state, self.last = random_state, None
+
+    def __call__(self, n: int) -> np.ndarray:
+        order = np.arange(n, dtype=np.int64)
+        self.random_state.shuffle(order)
+        self.last = order if self.last is None else self.last[order]
+        return self.last
 
 
 class _Watcher(Callback):
@@ -137,7 +149,7 @@ class Epochs:
     def _epoch(self) -> dict[str, float] | None:
         X, y, sample_weight = self.data  # noqa: N806
         trainer, n, epoch = self.trainer, X.shape[0], self.trainer.epoch
-        order = np.asarray(permutation(n, trainer.seed, epoch)) if self.estimator.shuffle else np.arange(n)
+        order = trainer._order(n) if self.estimator.shuffle else np.arange(n)
         size = self.batch_size * max(1, PIECE_BYTES // (8 * X.shape[1] * self.batch_size))
         loss = 0.0
         for i in range(0, n, size):

@@ -53,7 +53,7 @@ def build(
 class Network:
     """A model, and the trainer that trained it last, or the optimizer state to go on from.
 
-    seed: of the order of the samples and of dropout.
+    seed: of dropout.
     """
 
     def __init__(self, model: nn.Sequential, seed: int = 0):

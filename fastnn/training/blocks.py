@@ -32,7 +32,7 @@ class Blocks:
         """Whether nobody is called between epochs, and they can be repeated."""
         return not (
             loop.callbacks or loop.schedule or loop.validation or loop.time_budget or loop.trainer._epochal
-            or loop.at.batch or loop.at.steps or loop.calls_python
+            or loop.trainer._order or loop.at.batch or loop.at.steps or loop.calls_python
         )
 
     def run(self) -> bool:

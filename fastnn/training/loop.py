@@ -199,7 +199,8 @@ class Loop:
         at.batch_size = self._size(at.epoch)
         if at.shuffle:
             drawn = at.steps and draw(n, at.steps * at.batch_size, trainer.seed, trainer.epoch)
-            order = permutation(n, trainer.seed, trainer.epoch) if drawn is None else drawn
+            given = trainer._order or (lambda n: permutation(n, trainer.seed, trainer.epoch))
+            order = given(n) if drawn is None else drawn
             order = order if self.rows is None else self.rows[order]
         at.sums = at.sums or [[0.0] * (2 + len(trainer._additive)) for _ in range(2)]
         whole = None if self.time_budget is not None else self._rates(at.batch, iterations - at.batch)
