@@ -43,7 +43,7 @@ def test_fit(benchmark):
     benchmark.extra_info |= {"times_scikit_learn": ratio, "accuracy": accuracy[0], "accuracy_scikit_learn": accuracy[1]}
     print(f"\nfit: {ratio:.1f} times scikit-learn; accuracy {accuracy[0]:.4f}, theirs {accuracy[1]:.4f}")
     benchmark(fit, MLPClassifier, 0)
-    assert accuracy[0] > accuracy[1] - 0.005
+    assert abs(accuracy[0] - accuracy[1]) < 0.001           # the same networks but for rounding
 
 
 TRIALS = 50
