@@ -7,8 +7,8 @@
 #                                              0  1  0 -1         0   0   1
 #
 # 16 multiplications instead of 36. Summed over channels in they are 16 matrix products (tiles, c)·(c, o) on GEMM's
-# register tiles. Tiles are counted through all images and come in blocks whose transforms stay in L2, on the stack. Pixels
-# outside the image are zeros. The data gradient is the same with g transposed and turned by 180°.
+# register tiles. Tiles are counted through all images and come in blocks whose transforms stay in L2, on the stack.
+# Pixels outside the image are zeros. The data gradient is the same with g transposed and turned by 180°.
 #
 # Every element of y is sums in a fixed order of 16 chains of FMAs over c: no bit depends on the slicing, nor on what
 # else is in the batch. Sums of few floats come before the products, so errors are about twice those of conv.pxi, and an
@@ -68,33 +68,29 @@ cdef inline void next_tile(const Winograd *k, Place2x2 *p) noexcept nogil:
             p.n += 1
 
 
-# n × n pixels of `channels` floats at (i, j) of an image of h × w pixels of `pixel` floats, with zeros outside.
-cdef void winograd_border(float *to, const float *image, int64_t n, int64_t i, int64_t j, int64_t h, int64_t w,
-                          int64_t pixel, int64_t channels) noexcept nogil:
-    cdef int64_t u, v, l
-    cdef mask_t mask
-    cdef bint inside
+# Where n × n pixels lie, from (i, j) of an image of h × w pixels of `pixel` floats on; outside of it: zeros.
+cdef inline void winograd_pixels(const float **at, const float *zeros, const float *image, int64_t n, int64_t i,
+                                 int64_t j, int64_t h, int64_t w, int64_t pixel) noexcept nogil:
+    cdef bint[4] inside
+    cdef int64_t u, v
+    for v in range(n):
+        inside[v] = <size_t>(j + v) < <size_t>w             # negative ones are large
     for u in range(n):
         for v in range(n):
-            inside = 0 <= i + u < h and 0 <= j + v < w
-            l = 0
-            while l < channels:
-                mask = mask_of(imin(VL, channels - l))
-                vstore_mask(mask, to + l,
-                            vload_mask(mask, image + ((i + u) * w + j + v) * pixel + l) if inside else vzero())
-                l += VL
-            to += channels
+            at[u * n + v] = (image + ((i + u) * w + j + v) * pixel
+                             if inside[v] & (<size_t>(i + u) < <size_t>h) else zeros)
 
 
-# Rows lo … hi - 1 of Bᵀ·d·B of one vector of channels, to v + (4·(row - lo) + column)·step; lo and hi are literals.
-cdef inline void winograd_in(bint whole, mask_t mask, int lo, int hi, float *v, int64_t step, const float *d,
-                             int64_t row, int64_t pixel) noexcept nogil:
+# Rows lo … hi - 1 of Bᵀ·d·B of one vector of channels, to v + (4·(row - lo) + column)·step. d is read in the image, or
+# l floats behind where `at` says. inside, whole, lo and hi are literals.
+cdef inline void winograd_in(bint inside, bint whole, mask_t mask, int lo, int hi, float *v, int64_t step,
+                             const float *d, int64_t row, int64_t pixel, const float **at, int64_t l) noexcept nogil:
     cdef vec e[4][4]
     cdef vec t[4]
     cdef int i, j
     for i in range(4):
         for j in range(4):
-            e[i][j] = norm_load(whole, mask, d + i * row + j * pixel)
+            e[i][j] = norm_load(whole, mask, d + i * row + j * pixel if inside else at[4 * i + j] + l)
     for i in range(lo, hi):
         for j in range(4):
             if i == 0:
@@ -115,33 +111,37 @@ cdef inline void winograd_in(bint whole, mask_t mask, int lo, int hi, float *v, 
 # The same for all channels of tiles t … t + count - 1; channels lie `first` into a pixel. v: (rows·4, count, channels).
 cdef inline void winograd_inputs(const Winograd *k, int lo, int hi, float *v, int64_t step, const float *x,
                                  int64_t first, int64_t channels, int64_t t, int64_t count) noexcept nogil:
-    cdef float border[16 * WINOGRAD_C]
-    cdef int64_t n, i, j, l, row, pixel
+    cdef float zeros[WINOGRAD_C]
+    cdef const float *at[16]
+    cdef int64_t n, i, j, l, row = k.w * k.c
     cdef mask_t mask = mask_of(channels % VL if channels % VL else VL)
     cdef const float *d
     cdef const float *image
+    cdef bint inside
     cdef Place2x2 p
+    memset(zeros, 0, sizeof(zeros))
     first_tile(k, t, &p)
     for n in range(count):
         image = x + p.n * k.h * k.w * k.c + first
         i = p.i - k.top
         j = p.j - k.left
         next_tile(k, &p)
-        if i >= 0 and j >= 0 and i + 4 <= k.h and j + 4 <= k.w:
-            d = image + (i * k.w + j) * k.c
-            row = k.w * k.c
-            pixel = k.c
-        else:
-            winograd_border(border, image, 4, i, j, k.h, k.w, k.c, channels)
-            d = border
-            row = 4 * channels
-            pixel = channels
+        inside = i >= 0 and j >= 0 and i + 4 <= k.h and j + 4 <= k.w
+        d = image + (i * k.w + j) * k.c
+        if not inside:
+            winograd_pixels(at, zeros, image, 4, i, j, k.h, k.w, k.c)
         l = 0
         while l + VL <= channels:
-            winograd_in(True, mask, lo, hi, v + l, step, d + l, row, pixel)
+            if inside:
+                winograd_in(True, True, mask, lo, hi, v + l, step, d + l, row, k.c, at, l)
+            else:
+                winograd_in(False, True, mask, lo, hi, v + l, step, d + l, row, k.c, at, l)
             l += VL
         if l < channels:
-            winograd_in(False, mask, lo, hi, v + l, step, d + l, row, pixel)
+            if not inside:
+                winograd_in(False, False, mask, lo, hi, v + l, step, d + l, row, k.c, at, l)
+            else:
+                winograd_in(True, False, mask, lo, hi, v + l, step, d + l, row, k.c, at, l)
         v += channels
 
 

@@ -6,22 +6,23 @@
 #                                                                      0 -1
 #
 # Over all channels s is 16 products (c, tiles)·(tiles, o). Threads share them by rows of 4, channels in and panels
-# of channels out; each makes the transforms that it needs, block by block of tiles on the stack. Every element of s is one
-# chain of FMAs over the tiles in order, and of db, in blocks of tiles whose number is a function of c and o alone.
+# of channels out; each makes the transforms that it needs, block by block of tiles on the stack. Every element of s is
+# one chain of FMAs over the tiles in order, and of db, in blocks of tiles whose number is a function of c and o alone.
 
 cdef enum:
     WINOGRAD_TILES = 256        # of a block at most
 
 
-# Row r, a literal, of A·dy·Aᵀ of one vector of channels, to v + column·step.
-cdef inline void winograd_gradient(bint whole, mask_t mask, int r, float *v, int64_t step, const float *d, int64_t row,
-                                   int64_t pixel) noexcept nogil:
+# Row r, a literal, of A·dy·Aᵀ of one vector of channels, to v + column·step; dy is read l floats behind where `at`
+# says.
+cdef inline void winograd_gradient(bint whole, mask_t mask, int r, float *v, int64_t step, const float **at,
+                                   int64_t l) noexcept nogil:
     cdef vec t[2]
     cdef vec a, b
     cdef int j
     for j in range(2):
-        a = norm_load(whole, mask, d + j * pixel)
-        b = norm_load(whole, mask, d + row + j * pixel)
+        a = norm_load(whole, mask, at[j] + l)
+        b = norm_load(whole, mask, at[2 + j] + l)
         if r == 0:
             t[j] = a
         elif r == 1:
@@ -30,40 +31,31 @@ cdef inline void winograd_gradient(bint whole, mask_t mask, int r, float *v, int
             t[j] = vsub(a, b)
         else:
             t[j] = vsub(vzero(), b)
-    norm_store(whole, mask, v, t[0])
-    norm_store(whole, mask, v + step, vadd(t[0], t[1]))
-    norm_store(whole, mask, v + 2 * step, vsub(t[0], t[1]))
-    norm_store(whole, mask, v + 3 * step, vsub(vzero(), t[1]))
+    norm_store(whole, mask, v + l, t[0])
+    norm_store(whole, mask, v + l + step, vadd(t[0], t[1]))
+    norm_store(whole, mask, v + l + 2 * step, vsub(t[0], t[1]))
+    norm_store(whole, mask, v + l + 3 * step, vsub(vzero(), t[1]))
 
 
 # The same for channels first … first + channels - 1 of tiles t … t + count - 1. v: (4, count, channels).
 cdef inline void winograd_gradients(const Winograd *k, int r, float *v, int64_t step, const float *dy, int64_t first,
                                     int64_t channels, int64_t t, int64_t count) noexcept nogil:
-    cdef float border[4 * WINOGRAD_C]
-    cdef int64_t n, l, row, pixel
+    cdef float zeros[WINOGRAD_C]
+    cdef const float *at[4]
+    cdef int64_t n, l
     cdef mask_t mask = mask_of(channels % VL if channels % VL else VL)
-    cdef const float *d
-    cdef const float *image
     cdef Place2x2 p
+    memset(zeros, 0, sizeof(zeros))
     first_tile(k, t, &p)
     for n in range(count):
-        image = dy + p.n * k.y_h * k.y_w * k.o + first
-        if p.i + 2 <= k.y_h and p.j + 2 <= k.y_w:
-            d = image + (p.i * k.y_w + p.j) * k.o
-            row = k.y_w * k.o
-            pixel = k.o
-        else:
-            winograd_border(border, image, 2, p.i, p.j, k.y_h, k.y_w, k.o, channels)
-            d = border
-            row = 2 * channels
-            pixel = channels
+        winograd_pixels(at, zeros, dy + p.n * k.y_h * k.y_w * k.o + first, 2, p.i, p.j, k.y_h, k.y_w, k.o)
+        next_tile(k, &p)
         l = 0
         while l + VL <= channels:
-            winograd_gradient(True, mask, r, v + l, step, d + l, row, pixel)
+            winograd_gradient(True, mask, r, v, step, at, l)
             l += VL
         if l < channels:
-            winograd_gradient(False, mask, r, v + l, step, d + l, row, pixel)
-        next_tile(k, &p)
+            winograd_gradient(False, mask, r, v, step, at, l)
         v += channels
 
 
