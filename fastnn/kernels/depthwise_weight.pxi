@@ -2,11 +2,123 @@
 #
 #   dw[t,c] = Σ_nij x[n, i·s - p + t·d, …, c]·dy[n,i,j,c]
 #
-# Up to 3×3 sums stay in registers over a block of rows that fits into L1. Sums are cut by blocks of rows, images and
-# chunks of images, which depend on shapes alone; the chunks are added by an op of their own. Nothing aliases dw.
+# The sums of 3×3 or 5×5 taps, stride 1 or 2, stay in registers over a block of rows, or of images if those are small;
+# columns of x are read once and meet the values of dy that wait in registers. Other kernels take up to 3×3 sums at a
+# time. Sums are cut by blocks and chunks of images, which depend on shapes alone; the chunks are added by an op of their
+# own. Nothing aliases dw.
 
 cdef enum:
-    DEPTH_ROWS = 4096       # floats of x in a block of rows
+    DEPTH_BLOCK = 16384     # floats of x in a block
+
+
+# What `depth_gather` sums over: images × count rows of dy, whose taps see `rows` rows of x each.
+cdef struct Gather:
+    float *dw               # the first row of taps
+    int64_t c
+    const float *x          # the first row that is read
+    int64_t x_w             # columns
+    int64_t x_row           # floats between the rows that one row of dy reads,
+    int64_t x_down          # from one row of dy to the next,
+    int64_t x_image         # and from image to image
+    int64_t left            # columns of padding
+    const float *dy
+    int64_t dy_w
+    int64_t dy_image
+    int64_t images
+    int64_t count
+
+
+# Step v takes `stride` columns of x, number b of which meets dy's column v - j with tap stride·j + b. g[j] is that
+# column. edge: not all of them need exist. All int, and edge: literals.
+cdef inline void gather_step(int rows, int cols, int stride, int mode, bint edge, const Gather *s, int64_t v,
+                             const float *a, int64_t apart, mask_t mask, const vec *g, vec *acc) noexcept nogil:
+    cdef vec x_
+    cdef int b, r, j
+    for b in range(stride):
+        if not edge or 0 <= stride * v + b - s.left < s.x_w:
+            for r in range(rows):
+                x_ = slide_load(mode, a + b * s.c + r * s.x_row, apart, mask)
+                for j in range((cols - b + stride - 1) // stride):
+                    if not edge or 0 <= v - j < s.dy_w:
+                        acc[r * cols + stride * j + b] = vfma(x_, g[j], acc[r * cols + stride * j + b])
+
+
+# rows × cols sums, for channels lo … hi - 1. Half vectors take two halves of the rows at once, which must be even.
+cdef inline void depth_gather(int rows, int cols, int stride, int mode, const Gather *s, int64_t lo, int64_t hi,
+                              mask_t mask) noexcept nogil:
+    cdef vec acc[25]
+    cdef vec g[5]
+    cdef float both[VL]
+    cdef int64_t at = lo, n, i, v, c = s.c, count = s.count // 2 if mode == PAIRED else s.count
+    cdef int64_t x_apart = count * s.x_down, dy_apart = count * s.dy_w * c
+    cdef int64_t steps = s.dy_w + (cols - 1) // stride
+    cdef int64_t first = imax((cols - 1) // stride, (s.left + stride - 1) // stride)
+    cdef int64_t last = imin(s.dy_w, (s.x_w + s.left) // stride)
+    cdef int k, r
+    cdef const float *a
+    cdef const float *b
+    cdef float *to
+    while at < hi:
+        for k in range(rows * cols):
+            acc[k] = vzero()
+        for n in range(s.images):
+            for i in range(count):
+                a = s.x + n * s.x_image + i * s.x_down - s.left * c + at
+                b = s.dy + n * s.dy_image + i * s.dy_w * c + at
+                for k in range(5):
+                    g[k] = vzero()
+                for v in range(steps):
+                    for k in range((cols - 1) // stride, 0, -1):
+                        g[k] = g[k - 1]
+                    if v < s.dy_w:
+                        g[0] = slide_load(mode, b, dy_apart, mask)
+                    if first <= v < last:
+                        gather_step(rows, cols, stride, mode, False, s, v, a, x_apart, mask, g, acc)
+                    else:
+                        gather_step(rows, cols, stride, mode, True, s, v, a, x_apart, mask, g, acc)
+                    a += stride * c
+                    b += c
+        to = s.dw + at
+        for r in range(rows):
+            for k in range(cols):
+                if mode == PAIRED:
+                    vstore(both, acc[r * cols + k])
+                    for n in range(VL // 2):
+                        to[(r * cols + k) * c + n] += both[n] + both[VL // 2 + n]
+                else:
+                    slide_store(mode, to + (r * cols + k) * c, 0, mask,
+                                vadd(slide_load(mode, to + (r * cols + k) * c, 0, mask), acc[r * cols + k]))
+        at += VL
+
+
+cdef inline void gather_part(int stride, int mode, int64_t rows, int64_t cols, const Gather *s, int64_t lo, int64_t hi,
+                             mask_t mask) noexcept nogil:
+    if cols == 3:
+        if rows == 3: depth_gather(3, 3, stride, mode, s, lo, hi, mask)
+        else: depth_gather(2, 3, stride, mode, s, lo, hi, mask)
+    elif rows == 5: depth_gather(5, 5, stride, mode, s, lo, hi, mask)
+    elif rows == 4: depth_gather(4, 5, stride, mode, s, lo, hi, mask)
+    else: depth_gather(3, 5, stride, mode, s, lo, hi, mask)
+
+
+# Channels lo … hi - 1 of a block. Half a vector that is left takes an even number of rows at once, then the last.
+cdef void gather_block(int64_t stride, int64_t rows, int64_t cols, Gather *s, int64_t lo, int64_t hi) noexcept nogil:
+    cdef int64_t whole = lo + (hi - lo) // VL * VL, left = hi - whole, count = s.count
+    if stride == 1:
+        gather_part(1, WHOLE, rows, cols, s, lo, whole, mask_of(VL))
+    else:
+        gather_part(2, WHOLE, rows, cols, s, lo, whole, mask_of(VL))
+    if left > 0 and 2 * left == VL and rows == 3 and cols == 3 and stride == 1 and count > 1:
+        s.count = count // 2 * 2
+        depth_gather(3, 3, 1, PAIRED, s, whole, hi, mask_of(VL))
+        s.x += s.count * s.x_down
+        s.dy += s.count * s.dy_w * s.c
+        s.count = count % 2
+    if left > 0 and s.count > 0:
+        if stride == 1:
+            gather_part(1, MASKED, rows, cols, s, whole, hi, mask_of(left))
+        else:
+            gather_part(2, MASKED, rows, cols, s, whole, hi, mask_of(left))
 
 
 # r × s sums over a block of pixels, for channels lo … hi - 1. r, s and masked are literals.
@@ -100,11 +212,13 @@ cdef void depthwise_conv2d_weight(const Instr *ins, const Context *ctx, int tid,
     cdef ConvAxis ah, aw
     cdef Phase ph, pw
     cdef Run h, w
+    cdef Gather s
     cdef int64_t images = ins.size[0], c = ins.size[5], chunks = ins.size[17], width = (c + VL - 1) // VL, parts, part
-    cdef int64_t k, n, i, j, lo, hi, t, first, last, block
+    cdef int64_t k, n, end, i, j, u, lo, hi, t, first, last, rows, together
     cdef float *dw
     cdef const float *x
     cdef const float *dy
+    cdef bint known
     axis_of(&ah, ins.size, 0)
     axis_of(&aw, ins.size, 1)
     phase_of(&ah, 0, &ph)
@@ -112,6 +226,17 @@ cdef void depthwise_conv2d_weight(const Instr *ins, const Context *ctx, int tid,
     # Where chunks do not suffice for the threads, channels are shared out as well.
     parts = imin(width, (nthreads + chunks - 1) // chunks)
     slice_of(chunks * parts, 1, tid, nthreads, &first, &last)
+    rows = imax(1, DEPTH_BLOCK // imax(1, ah.stride * aw.x * c))
+    together = imax(1, DEPTH_BLOCK // imax(1, ah.x * aw.x * c))
+    known = (aw.taps == 3 or aw.taps == 5) and aw.dilation == 1 and aw.stride <= 2 and 2 * c >= VL
+    s.c = c
+    s.x_w = aw.x
+    s.x_row = ah.dilation * aw.x * c
+    s.x_down = ah.stride * aw.x * c
+    s.x_image = ah.x * aw.x * c
+    s.left = aw.padding
+    s.dy_w = aw.y
+    s.dy_image = ah.y * aw.y * c
     for part in range(first, last):
         k = part // parts
         lo = width * (part % parts) // parts * VL
@@ -119,22 +244,34 @@ cdef void depthwise_conv2d_weight(const Instr *ins, const Context *ctx, int tid,
         dw = <float*>ins.ptr[0] + k * ah.taps * aw.taps * c
         for t in range(ah.taps * aw.taps):
             memset(dw + t * c + lo, 0, (hi - lo) * sizeof(float))
-        for n in range(images * k // chunks, images * (k + 1) // chunks):
-            x = <const float*>ins.ptr[1] + n * ah.x * aw.x * c
-            dy = <const float*>ins.ptr[2] + n * ah.y * aw.y * c
-            block = imax(1, DEPTH_ROWS // imax(1, ah.stride * aw.x * c))
+        n = images * k // chunks
+        end = images * (k + 1) // chunks
+        while n < end:
+            s.images = imin(together, end - n)
+            x = <const float*>ins.ptr[1] + n * s.x_image
+            dy = <const float*>ins.ptr[2] + n * s.dy_image
             i = 0
             while i < ah.y:
-                next_run(&ph, ah.x, i, imin(ah.y, i + block), &h)
-                j = 0
-                while j < aw.y:
-                    next_run(&pw, aw.x, j, aw.y, &w)
-                    depth_block(dw + (h.tap * aw.taps + w.tap) * c, aw.taps * c, c, h.taps, w.taps,
-                                x + (h.x * aw.x + w.x) * c, ah.dilation * aw.x * c, aw.dilation * c,
-                                ah.stride * aw.x * c, aw.stride * c, dy + (i * aw.y + j) * c, aw.y * c, h.count,
-                                w.count, c, lo, hi)
-                    j += w.count
+                next_run(&ph, ah.x, i, imin(ah.y, i + rows), &h)
+                if known and (2 if aw.taps == 3 else 3) <= h.taps <= aw.taps:
+                    s.dw = dw + h.tap * aw.taps * c
+                    s.x = x + h.x * aw.x * c
+                    s.dy = dy + i * aw.y * c
+                    s.count = h.count
+                    gather_block(aw.stride, h.taps, aw.taps, &s, lo, hi)
+                    i += h.count
+                    continue
+                for u in range(s.images):
+                    j = 0
+                    while j < aw.y:
+                        next_run(&pw, aw.x, j, aw.y, &w)
+                        depth_block(dw + (h.tap * aw.taps + w.tap) * c, aw.taps * c, c, h.taps, w.taps,
+                                    x + u * s.x_image + (h.x * aw.x + w.x) * c, s.x_row, aw.dilation * c, s.x_down,
+                                    aw.stride * c, dy + u * s.dy_image + (i * aw.y + j) * c, aw.y * c, h.count,
+                                    w.count, c, lo, hi)
+                        j += w.count
                 i += h.count
+            n += s.images
 
 
 KERNELS["depthwise_conv2d_weight"] = <size_t>&depthwise_conv2d_weight

@@ -13,6 +13,7 @@ from .linalg import epilogue
 from .reduce import reduce
 
 MOST_CHUNKS = 8         # of images, whose parts of the weight gradient are summed apart
+CHUNK_PIXELS = 256      # of dy in a chunk, at least
 
 
 def _check(name: str, x: Tensor, weight: Tensor) -> None:
@@ -45,11 +46,13 @@ def _data_infer(inputs, attrs) -> list[Out]:
 def _weight_infer(inputs, attrs) -> list[Out]:
     """x (n, h, w, c), dy (n, h', w', c) → (chunks, taps h, taps w, 1, c): one part for each chunk of images."""
     x, dy = inputs
-    return [Out((_chunks(x.shape[0]), *attrs["kernel"], 1, x.shape[3]))]
+    return [Out((_chunks(dy), *attrs["kernel"], 1, x.shape[3]))]
 
 
-def _chunks(images: int) -> int:
-    return max(1, min(images, MOST_CHUNKS))
+def _chunks(dy: Tensor) -> int:
+    """Several, so that threads can share them, but none so small that its own sums cost more than it."""
+    images, h, w = dy.shape[:3]
+    return max(1, min(images, MOST_CHUNKS, images * h * w // CHUNK_PIXELS))
 
 
 def _sizes(x: Tensor, y: Tensor, kernel: tuple[int, int], attrs, transposed: bool) -> tuple[int, ...]:
