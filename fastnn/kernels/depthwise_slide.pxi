@@ -76,7 +76,9 @@ cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int
     cdef int64_t x_apart = 2 * x_row, y_apart = 2 * y_row
     cdef int q, o, k
     cdef const float *a
+    cdef const float *ahead = s.x + (n + rows - 1) * x_row
     cdef float *to
+    cdef float *to_ahead = s.y + n * y_row
     while at < hi:
         slide_weights(rows, cols, mode, s, at, mask, w_, &start)
         for k in range(n * cols):
@@ -85,6 +87,11 @@ cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int
         out = s.left - cols + 1
         to = s.y + at + out * c
         for j in range(x_w):
+            for o in range(n):
+                prefetch_far(ahead, 0, 2)
+                prefetch_far(to_ahead, 1, 2)
+                ahead += VL
+                to_ahead += VL
             for q in range(first, last):
                 x_ = slide_load(mode, a + q * x_row, x_apart, mask)
                 for o in range(n):
