@@ -5,6 +5,9 @@
 # One vector of channels at a time; two rows of y at once with 3×3 taps, which share the rows of x between them and keep
 # six chains of FMAs going. Half a vector of channels (8 of AVX-512's 16) takes four rows, two in either half.
 #
+# A vector's columns lie c floats apart, which no hardware prefetcher follows well. So each step asks for its share of the
+# next rows of x and y, in the order of memory.
+#
 # Columns outside x add nothing. Every element of y is one chain of FMAs: columns ascending, and in each the rows
 # ascending, whatever the number of rows at once.
 
@@ -130,7 +133,9 @@ cdef inline void depth_skip(int rows, int cols, int mode, const Slide *s, int64_
     cdef int64_t at = lo, j, out, c = s.c, x_row = s.x_row, x_w = s.x_w, y_w = s.y_w
     cdef int r, k, last = cols // 2
     cdef const float *a
+    cdef const float *ahead = s.x + rows * x_row
     cdef float *to
+    cdef float *to_ahead = s.y + y_w * c
     while at < hi:
         slide_weights(rows, cols, mode, s, at, mask, w_, &start)
         for k in range(last + 1):
@@ -139,6 +144,11 @@ cdef inline void depth_skip(int rows, int cols, int mode, const Slide *s, int64_
         a = s.x + at + j * c
         to = s.y + at - last * c
         for out in range(-last, y_w):
+            for k in range(4):
+                prefetch_far(ahead + k * VL, 0, 2)
+            prefetch_far(to_ahead, 1, 2)
+            ahead += 4 * VL
+            to_ahead += VL
             if 0 <= j < x_w:
                 for r in range(rows):
                     x_ = slide_load(mode, a + r * x_row, 0, mask)
@@ -171,7 +181,9 @@ cdef inline void depth_spread(int rows, int cols, int mode, const Slide *s, int6
     cdef int64_t at = lo, j, out, c = s.c, x_row = s.x_row, x_w = s.x_w, y_w = s.y_w
     cdef int r, k
     cdef const float *a
+    cdef const float *ahead = s.x + x_w * c
     cdef float *to
+    cdef float *to_ahead = s.y + y_w * c
     while at < hi:
         slide_weights(rows, cols, mode, s, at, mask, w_, &start)
         for k in range(cols):
@@ -181,6 +193,11 @@ cdef inline void depth_spread(int rows, int cols, int mode, const Slide *s, int6
         a = s.x + at
         to = s.y + at + out * c
         while out < y_w:
+            prefetch_far(ahead, 0, 2)
+            prefetch_far(to_ahead, 1, 2)
+            prefetch_far(to_ahead + VL, 1, 2)
+            ahead += VL
+            to_ahead += 2 * VL
             if j < x_w:
                 for r in range(rows):
                     x_ = slide_load(mode, a + r * x_row, 0, mask)

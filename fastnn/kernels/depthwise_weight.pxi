@@ -28,33 +28,18 @@ cdef struct Gather:
     int64_t count
 
 
-# Step v takes `stride` columns of x, number b of which meets dy's column v - j with tap stride·j + b. g[j] is that
-# column. edge: not all of them need exist. All int, and edge: literals.
-cdef inline void gather_step(int rows, int cols, int stride, int mode, bint edge, const Gather *s, int64_t v,
-                             const float *a, int64_t apart, mask_t mask, const vec *g, vec *acc) noexcept nogil:
-    cdef vec x_
-    cdef int b, r, j
-    for b in range(stride):
-        if not edge or 0 <= stride * v + b - s.left < s.x_w:
-            for r in range(rows):
-                x_ = slide_load(mode, a + b * s.c + r * s.x_row, apart, mask)
-                for j in range((cols - b + stride - 1) // stride):
-                    if not edge or 0 <= v - j < s.dy_w:
-                        acc[r * cols + stride * j + b] = vfma(x_, g[j], acc[r * cols + stride * j + b])
-
-
-# rows × cols sums, for channels lo … hi - 1. Half vectors take two halves of the rows at once, which must be even.
+# rows × cols sums, for channels lo … hi - 1. Step v takes `stride` columns of x, number b of which meets dy's column v - j,
+# which waits in g[j], with tap stride·j + b. Columns outside dy count as zeros. All int: literals. Half vectors take two halves of the rows at once, which must be even.
 cdef inline void depth_gather(int rows, int cols, int stride, int mode, const Gather *s, int64_t lo, int64_t hi,
                               mask_t mask) noexcept nogil:
     cdef vec acc[25]
     cdef vec g[5]
+    cdef vec x_
     cdef float both[VL]
-    cdef int64_t at = lo, n, i, v, c = s.c, count = s.count // 2 if mode == PAIRED else s.count
-    cdef int64_t x_apart = count * s.x_down, dy_apart = count * s.dy_w * c
-    cdef int64_t steps = s.dy_w + (cols - 1) // stride
-    cdef int64_t first = imax((cols - 1) // stride, (s.left + stride - 1) // stride)
-    cdef int64_t last = imin(s.dy_w, (s.x_w + s.left) // stride)
-    cdef int k, r
+    cdef int64_t at = lo, n, i, v, j, c = s.c, count = s.count // 2 if mode == PAIRED else s.count
+    cdef int64_t x_row = s.x_row, x_w = s.x_w, dy_w = s.dy_w, left = s.left
+    cdef int64_t x_apart = count * s.x_down, dy_apart = count * dy_w * c, steps = dy_w + (cols - 1) // stride
+    cdef int k, r, t
     cdef const float *a
     cdef const float *b
     cdef float *to
@@ -63,20 +48,23 @@ cdef inline void depth_gather(int rows, int cols, int stride, int mode, const Ga
             acc[k] = vzero()
         for n in range(s.images):
             for i in range(count):
-                a = s.x + n * s.x_image + i * s.x_down - s.left * c + at
-                b = s.dy + n * s.dy_image + i * s.dy_w * c + at
+                a = s.x + n * s.x_image + i * s.x_down - left * c + at
+                b = s.dy + n * s.dy_image + i * dy_w * c + at
                 for k in range(5):
                     g[k] = vzero()
+                j = -left
                 for v in range(steps):
                     for k in range((cols - 1) // stride, 0, -1):
                         g[k] = g[k - 1]
-                    if v < s.dy_w:
-                        g[0] = slide_load(mode, b, dy_apart, mask)
-                    if first <= v < last:
-                        gather_step(rows, cols, stride, mode, False, s, v, a, x_apart, mask, g, acc)
-                    else:
-                        gather_step(rows, cols, stride, mode, True, s, v, a, x_apart, mask, g, acc)
-                    a += stride * c
+                    g[0] = slide_load(mode, b, dy_apart, mask) if v < dy_w else vzero()
+                    for t in range(stride):
+                        if 0 <= j < x_w:
+                            for r in range(rows):
+                                x_ = slide_load(mode, a + r * x_row, x_apart, mask)
+                                for k in range((cols - t + stride - 1) // stride):
+                                    acc[r * cols + stride * k + t] = vfma(x_, g[k], acc[r * cols + stride * k + t])
+                        j += 1
+                        a += c
                     b += c
         to = s.dw + at
         for r in range(rows):
