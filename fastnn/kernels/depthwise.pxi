@@ -214,7 +214,7 @@ cdef void depthwise_conv2d(const Instr *ins, const Context *ctx, int tid, int nt
     cdef float *z
     axis_of(&ah, ins.size, 0)
     axis_of(&aw, ins.size, 1)
-    form = slide_start(&s, &aw, bias, floor, c)
+    form = slide_start(&s, ins.size[0], &ah, &aw, bias, floor, c)
     slice_of(ins.size[0] * ah.y, 1, tid, nthreads, &row, &hi)
     while row < hi:
         i = row % ah.y

@@ -5,8 +5,8 @@
 # One vector of channels at a time; two rows of y at once with 3×3 taps, which share the rows of x between them and keep
 # six chains of FMAs going. Half a vector of channels (8 of AVX-512's 16) takes four rows, two in either half.
 #
-# A vector's columns lie c floats apart, which no hardware prefetcher follows well. So each step asks for its share of the
-# next rows of x and y, in the order of memory.
+# A vector's columns lie c floats apart, which no hardware prefetcher follows well. So where x and y are
+# larger than SLIDE_FAR, each step asks for its share of the next rows, in the order of memory.
 #
 # Columns outside x add nothing. Every element of y is one chain of FMAs: columns ascending, and in each the rows
 # ascending, whatever the number of rows at once.
@@ -24,7 +24,11 @@ cdef enum:
     SKIP = 2                # stride 2,
     SPREAD = 3              # stride 2, transposed
 
+cdef enum:
+    SLIDE_FAR = 1048576     # floats of x and y
+
 cdef struct Slide:
+    bint far                # x and y come from memory or L3
     float *y
     int64_t y_w             # columns
     int64_t y_row           # floats between rows of y, where two are computed
@@ -69,8 +73,8 @@ cdef inline void slide_weights(int rows, int cols, int mode, const Slide *s, int
 
 # Stride 1. n rows of y with `rows` taps each see the rows first … last - 1 of a window of n + rows - 1. acc[o·cols + k]
 # is output j + left - cols + 1 + k of row o, which the column j adds to with tap cols - 1 - k. All int: literals.
-cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int mode, const Slide *s, int64_t lo,
-                             int64_t hi, mask_t mask) noexcept nogil:
+cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int mode, bint far, const Slide *s,
+                             int64_t lo, int64_t hi, mask_t mask) noexcept nogil:
     cdef vec acc[10]
     cdef vec w_[25]
     cdef vec start, x_
@@ -90,11 +94,12 @@ cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int
         out = s.left - cols + 1
         to = s.y + at + out * c
         for j in range(x_w):
-            for o in range(n):
-                prefetch_far(ahead, 0, 2)
-                prefetch_far(to_ahead, 1, 2)
-                ahead += VL
-                to_ahead += VL
+            if far:
+                for o in range(n):
+                    prefetch_far(ahead, 0, 2)
+                    prefetch_far(to_ahead, 1, 2)
+                    ahead += VL
+                    to_ahead += VL
             for q in range(first, last):
                 x_ = slide_load(mode, a + q * x_row, x_apart, mask)
                 for o in range(n):
@@ -124,7 +129,7 @@ cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int
 
 # Stride 2: even columns of the padded x add to outputs with taps 0, 2, 4, odd ones with taps 1, 3. acc[k] is output
 # out + k, of which the first needs no more than the even column.
-cdef inline void depth_skip(int rows, int cols, int mode, const Slide *s, int64_t lo, int64_t hi,
+cdef inline void depth_skip(int rows, int cols, int mode, bint far, const Slide *s, int64_t lo, int64_t hi,
                             mask_t mask) noexcept nogil:
     cdef vec acc[3]
     cdef vec w_[25]
@@ -144,11 +149,12 @@ cdef inline void depth_skip(int rows, int cols, int mode, const Slide *s, int64_
         a = s.x + at + j * c
         to = s.y + at - last * c
         for out in range(-last, y_w):
-            for k in range(4):
-                prefetch_far(ahead + k * VL, 0, 2)
-            prefetch_far(to_ahead, 1, 2)
-            ahead += 4 * VL
-            to_ahead += VL
+            if far:
+                for k in range(4):
+                    prefetch_far(ahead + k * VL, 0, 2)
+                prefetch_far(to_ahead, 1, 2)
+                ahead += 4 * VL
+                to_ahead += VL
             if 0 <= j < x_w:
                 for r in range(rows):
                     x_ = slide_load(mode, a + r * x_row, 0, mask)
@@ -172,7 +178,7 @@ cdef inline void depth_skip(int rows, int cols, int mode, const Slide *s, int64_
 
 # The transposed form of stride 2: column j of x adds to outputs 2·j - left … 2·j - left + cols - 1, of which the
 # first two are then complete.
-cdef inline void depth_spread(int rows, int cols, int mode, const Slide *s, int64_t lo, int64_t hi,
+cdef inline void depth_spread(int rows, int cols, int mode, bint far, const Slide *s, int64_t lo, int64_t hi,
                               mask_t mask) noexcept nogil:
     cdef vec acc[5]
     cdef vec w_[15]
@@ -193,11 +199,12 @@ cdef inline void depth_spread(int rows, int cols, int mode, const Slide *s, int6
         a = s.x + at
         to = s.y + at + out * c
         while out < y_w:
-            prefetch_far(ahead, 0, 2)
-            prefetch_far(to_ahead, 1, 2)
-            prefetch_far(to_ahead + VL, 1, 2)
-            ahead += VL
-            to_ahead += 2 * VL
+            if far:
+                prefetch_far(ahead, 0, 2)
+                prefetch_far(to_ahead, 1, 2)
+                prefetch_far(to_ahead + VL, 1, 2)
+                ahead += VL
+                to_ahead += 2 * VL
             if j < x_w:
                 for r in range(rows):
                     x_ = slide_load(mode, a + r * x_row, 0, mask)
@@ -218,44 +225,47 @@ cdef inline void depth_spread(int rows, int cols, int mode, const Slide *s, int6
         at += VL
 
 
-# Channels lo … hi - 1 of one row of y with `rows` rows of taps. mode: literal.
-cdef inline void slide_row(int mode, int64_t form, int64_t rows, int64_t cols, const Slide *s, int64_t lo, int64_t hi,
-                           mask_t mask) noexcept nogil:
+# Channels lo … hi - 1 of one row of y with `rows` rows of taps. mode, far: literals.
+cdef inline void slide_row(int mode, bint far, int64_t form, int64_t rows, int64_t cols, const Slide *s, int64_t lo,
+                           int64_t hi, mask_t mask) noexcept nogil:
     if form == SLIDE:
         if cols == 3:
-            if rows == 3: depth_slide(1, 3, 3, 0, 3, mode, s, lo, hi, mask)
-            else: depth_slide(1, 2, 3, 0, 2, mode, s, lo, hi, mask)
-        elif rows == 5: depth_slide(1, 5, 5, 0, 5, mode, s, lo, hi, mask)
-        elif rows == 4: depth_slide(1, 4, 5, 0, 4, mode, s, lo, hi, mask)
-        else: depth_slide(1, 3, 5, 0, 3, mode, s, lo, hi, mask)
+            if rows == 3: depth_slide(1, 3, 3, 0, 3, mode, far, s, lo, hi, mask)
+            else: depth_slide(1, 2, 3, 0, 2, mode, far, s, lo, hi, mask)
+        elif rows == 5: depth_slide(1, 5, 5, 0, 5, mode, far, s, lo, hi, mask)
+        elif rows == 4: depth_slide(1, 4, 5, 0, 4, mode, far, s, lo, hi, mask)
+        else: depth_slide(1, 3, 5, 0, 3, mode, far, s, lo, hi, mask)
     elif form == SKIP:
         if cols == 3:
-            if rows == 3: depth_skip(3, 3, mode, s, lo, hi, mask)
-            else: depth_skip(2, 3, mode, s, lo, hi, mask)
-        elif rows == 5: depth_skip(5, 5, mode, s, lo, hi, mask)
-        elif rows == 4: depth_skip(4, 5, mode, s, lo, hi, mask)
-        else: depth_skip(3, 5, mode, s, lo, hi, mask)
+            if rows == 3: depth_skip(3, 3, mode, far, s, lo, hi, mask)
+            else: depth_skip(2, 3, mode, far, s, lo, hi, mask)
+        elif rows == 5: depth_skip(5, 5, mode, far, s, lo, hi, mask)
+        elif rows == 4: depth_skip(4, 5, mode, far, s, lo, hi, mask)
+        else: depth_skip(3, 5, mode, far, s, lo, hi, mask)
     elif cols == 3:
-        if rows == 2: depth_spread(2, 3, mode, s, lo, hi, mask)
-        else: depth_spread(1, 3, mode, s, lo, hi, mask)
-    elif rows == 3: depth_spread(3, 5, mode, s, lo, hi, mask)
-    else: depth_spread(2, 5, mode, s, lo, hi, mask)
+        if rows == 2: depth_spread(2, 3, mode, far, s, lo, hi, mask)
+        else: depth_spread(1, 3, mode, far, s, lo, hi, mask)
+    elif rows == 3: depth_spread(3, 5, mode, far, s, lo, hi, mask)
+    else: depth_spread(2, 5, mode, far, s, lo, hi, mask)
 
 
 cdef void slide_one(int64_t form, int64_t rows, int64_t cols, const Slide *s) noexcept nogil:
     cdef int64_t whole = s.c // VL * VL
-    slide_row(WHOLE, form, rows, cols, s, 0, whole, mask_of(VL))
+    if s.far:
+        slide_row(WHOLE, True, form, rows, cols, s, 0, whole, mask_of(VL))
+    else:
+        slide_row(WHOLE, False, form, rows, cols, s, 0, whole, mask_of(VL))
     if whole < s.c:
-        slide_row(MASKED, form, rows, cols, s, whole, s.c, mask_of(s.c - whole))
+        slide_row(MASKED, False, form, rows, cols, s, whole, s.c, mask_of(s.c - whole))
 
 
 # Channels lo … hi - 1 of two rows of y with 3×3 taps, of whose window of four rows first … last - 1 lie in x.
-cdef inline void slide_two(int mode, int64_t first, int64_t last, const Slide *s, int64_t lo, int64_t hi,
+cdef inline void slide_two(int mode, bint far, int64_t first, int64_t last, const Slide *s, int64_t lo, int64_t hi,
                            mask_t mask) noexcept nogil:
-    if first == 0 and last == 4: depth_slide(2, 3, 3, 0, 4, mode, s, lo, hi, mask)
-    elif first == 0: depth_slide(2, 3, 3, 0, 3, mode, s, lo, hi, mask)
-    elif last == 4: depth_slide(2, 3, 3, 1, 4, mode, s, lo, hi, mask)
-    else: depth_slide(2, 3, 3, 1, 3, mode, s, lo, hi, mask)
+    if first == 0 and last == 4: depth_slide(2, 3, 3, 0, 4, mode, far, s, lo, hi, mask)
+    elif first == 0: depth_slide(2, 3, 3, 0, 3, mode, far, s, lo, hi, mask)
+    elif last == 4: depth_slide(2, 3, 3, 1, 4, mode, far, s, lo, hi, mask)
+    else: depth_slide(2, 3, 3, 1, 3, mode, far, s, lo, hi, mask)
 
 
 # `rows` rows of y with 3×3 taps: two, or four that see all of them. For four, half a vector of channels that is left
@@ -263,19 +273,24 @@ cdef inline void slide_two(int mode, int64_t first, int64_t last, const Slide *s
 cdef void slide_pairs(int64_t rows, int64_t first, int64_t last, Slide *s) noexcept nogil:
     cdef int64_t whole = s.c // VL * VL, left = s.c - whole, row
     if rows == 4 and 2 * left == VL:
-        depth_slide(2, 3, 3, 0, 4, PAIRED, s, whole, s.c, mask_of(VL))
+        depth_slide(2, 3, 3, 0, 4, PAIRED, False, s, whole, s.c, mask_of(VL))
         left = 0
     for row in range(0, rows, 2):
-        slide_two(WHOLE, first, last, s, 0, whole, mask_of(VL))
+        if s.far:
+            slide_two(WHOLE, True, first, last, s, 0, whole, mask_of(VL))
+        else:
+            slide_two(WHOLE, False, first, last, s, 0, whole, mask_of(VL))
         if left > 0:
-            slide_two(MASKED, first, last, s, whole, s.c, mask_of(left))
+            slide_two(MASKED, False, first, last, s, whole, s.c, mask_of(left))
         s.x += 2 * s.x_row
         s.y += 2 * s.y_row
 
 
 # What is the same for all rows of y; the form that computes them, if any: vectors at least half full, and columns that
 # end where the form expects it.
-cdef int64_t slide_start(Slide *s, const ConvAxis *aw, const float *bias, float floor, int64_t c) noexcept nogil:
+cdef int64_t slide_start(Slide *s, int64_t images, const ConvAxis *ah, const ConvAxis *aw, const float *bias,
+                         float floor, int64_t c) noexcept nogil:
+    s.far = images * (ah.x * aw.x + ah.y * aw.y) * c > SLIDE_FAR
     s.y_w = aw.y
     s.y_row = aw.y * c
     s.x_w = aw.x

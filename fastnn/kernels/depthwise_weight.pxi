@@ -13,6 +13,7 @@ cdef enum:
 
 # What `depth_gather` sums over: images × count rows of dy, whose taps see `rows` rows of x each.
 cdef struct Gather:
+    bint far                # x and dy come from memory or L3
     float *dw               # the first row of taps
     int64_t c
     const float *x          # the first row that is read
@@ -30,8 +31,8 @@ cdef struct Gather:
 
 # rows × cols sums, for channels lo … hi - 1. Step v takes `stride` columns of x, number b of which meets dy's column v - j,
 # which waits in g[j], with tap stride·j + b. Columns outside dy count as zeros. All int: literals. Half vectors take two halves of the rows at once, which must be even.
-cdef inline void depth_gather(int rows, int cols, int stride, int mode, const Gather *s, int64_t lo, int64_t hi,
-                              mask_t mask) noexcept nogil:
+cdef inline void depth_gather(int rows, int cols, int stride, int mode, bint far, const Gather *s, int64_t lo,
+                              int64_t hi, mask_t mask) noexcept nogil:
     cdef vec acc[25]
     cdef vec g[5]
     cdef vec x_
@@ -42,6 +43,8 @@ cdef inline void depth_gather(int rows, int cols, int stride, int mode, const Ga
     cdef int k, r, t
     cdef const float *a
     cdef const float *b
+    cdef const float *ahead = s.x + (s.count - 1) * s.x_down + rows * s.x_row
+    cdef const float *dy_ahead = s.dy + s.count * s.dy_w * c
     cdef float *to
     while at < hi:
         for k in range(rows * cols):
@@ -54,6 +57,12 @@ cdef inline void depth_gather(int rows, int cols, int stride, int mode, const Ga
                     g[k] = vzero()
                 j = -left
                 for v in range(steps):
+                    if far:
+                        for k in range(stride * stride):
+                            prefetch_far(ahead + k * VL, 0, 2)
+                        prefetch_far(dy_ahead, 0, 2)
+                        ahead += stride * stride * VL
+                        dy_ahead += VL
                     for k in range((cols - 1) // stride, 0, -1):
                         g[k] = g[k - 1]
                     g[0] = slide_load(mode, b, dy_apart, mask) if v < dy_w else vzero()
@@ -79,34 +88,39 @@ cdef inline void depth_gather(int rows, int cols, int stride, int mode, const Ga
         at += VL
 
 
-cdef inline void gather_part(int stride, int mode, int64_t rows, int64_t cols, const Gather *s, int64_t lo, int64_t hi,
-                             mask_t mask) noexcept nogil:
+cdef inline void gather_part(int stride, int mode, bint far, int64_t rows, int64_t cols, const Gather *s, int64_t lo,
+                             int64_t hi, mask_t mask) noexcept nogil:
     if cols == 3:
-        if rows == 3: depth_gather(3, 3, stride, mode, s, lo, hi, mask)
-        else: depth_gather(2, 3, stride, mode, s, lo, hi, mask)
-    elif rows == 5: depth_gather(5, 5, stride, mode, s, lo, hi, mask)
-    elif rows == 4: depth_gather(4, 5, stride, mode, s, lo, hi, mask)
-    else: depth_gather(3, 5, stride, mode, s, lo, hi, mask)
+        if rows == 3: depth_gather(3, 3, stride, mode, far, s, lo, hi, mask)
+        else: depth_gather(2, 3, stride, mode, far, s, lo, hi, mask)
+    elif rows == 5: depth_gather(5, 5, stride, mode, far, s, lo, hi, mask)
+    elif rows == 4: depth_gather(4, 5, stride, mode, far, s, lo, hi, mask)
+    else: depth_gather(3, 5, stride, mode, far, s, lo, hi, mask)
 
 
 # Channels lo … hi - 1 of a block. Half a vector that is left takes an even number of rows at once, then the last.
 cdef void gather_block(int64_t stride, int64_t rows, int64_t cols, Gather *s, int64_t lo, int64_t hi) noexcept nogil:
     cdef int64_t whole = lo + (hi - lo) // VL * VL, left = hi - whole, count = s.count
     if stride == 1:
-        gather_part(1, WHOLE, rows, cols, s, lo, whole, mask_of(VL))
+        if s.far:
+            gather_part(1, WHOLE, True, rows, cols, s, lo, whole, mask_of(VL))
+        else:
+            gather_part(1, WHOLE, False, rows, cols, s, lo, whole, mask_of(VL))
+    elif s.far:
+        gather_part(2, WHOLE, True, rows, cols, s, lo, whole, mask_of(VL))
     else:
-        gather_part(2, WHOLE, rows, cols, s, lo, whole, mask_of(VL))
+        gather_part(2, WHOLE, False, rows, cols, s, lo, whole, mask_of(VL))
     if left > 0 and 2 * left == VL and rows == 3 and cols == 3 and stride == 1 and count > 1:
         s.count = count // 2 * 2
-        depth_gather(3, 3, 1, PAIRED, s, whole, hi, mask_of(VL))
+        depth_gather(3, 3, 1, PAIRED, False, s, whole, hi, mask_of(VL))
         s.x += s.count * s.x_down
         s.dy += s.count * s.dy_w * s.c
         s.count = count % 2
     if left > 0 and s.count > 0:
         if stride == 1:
-            gather_part(1, MASKED, rows, cols, s, whole, hi, mask_of(left))
+            gather_part(1, MASKED, False, rows, cols, s, whole, hi, mask_of(left))
         else:
-            gather_part(2, MASKED, rows, cols, s, whole, hi, mask_of(left))
+            gather_part(2, MASKED, False, rows, cols, s, whole, hi, mask_of(left))
 
 
 # r × s sums over a block of pixels, for channels lo … hi - 1. r, s and masked are literals.
@@ -217,6 +231,7 @@ cdef void depthwise_conv2d_weight(const Instr *ins, const Context *ctx, int tid,
     rows = imax(1, DEPTH_BLOCK // imax(1, ah.stride * aw.x * c))
     together = imax(1, DEPTH_BLOCK // imax(1, ah.x * aw.x * c))
     known = (aw.taps == 3 or aw.taps == 5) and aw.dilation == 1 and aw.stride <= 2 and 2 * c >= VL
+    s.far = images * (ah.x * aw.x + ah.y * aw.y) * c > SLIDE_FAR
     s.c = c
     s.x_w = aw.x
     s.x_row = ah.dilation * aw.x * c
