@@ -8,7 +8,7 @@
 # own. Nothing aliases dw.
 
 cdef enum:
-    DEPTH_BLOCK = 16384     # floats of x in a block
+    DEPTH_BLOCK = 65536     # floats of x in a block
 
 
 # What `depth_gather` sums over: images × count rows of dy, whose taps see `rows` rows of x each.
