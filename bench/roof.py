@@ -47,6 +47,25 @@ void scaled_copy(const float *restrict x, float *restrict y, long n, long repeat
     }
 }
 
+/* Reads nx floats and writes ny, in turn, about `chunk` at a time. */
+typedef float any_vec __attribute__((vector_size(BYTES), aligned(4)));
+void stream(const float *x, long nx, float *y, long ny, long chunk, long repeats, float *out) {
+    const long steps = (nx + ny) / chunk + 1, lanes = BYTES / 4;
+    vec sum[8] = {{0}};
+    for (long k = 0; k < repeats; k++) {
+        for (long s = 0; s < steps; s++) {
+            const float *a = x + nx * s / steps;
+            float *b = y + ny * s / steps;
+            const long reads = nx * (s + 1) / steps - nx * s / steps, writes = ny * (s + 1) / steps - ny * s / steps;
+            for (long i = 0; i + 8 * lanes <= reads; i += 8 * lanes)
+                for (int j = 0; j < 8; j++) sum[j] += *(const any_vec *)(a + i + j * lanes);
+            for (long i = 0; i + lanes <= writes; i += lanes) *(any_vec *)(b + i) = sum[0];
+        }
+        __asm__ volatile("" ::: "memory");
+    }
+    for (int j = 0; j < 8; j++) *out += sum[j][0];
+}
+
 void update_in_place(const float *restrict x, float *restrict y, long n, long repeats) {
     for (long k = 0; k < repeats; k++) {
         for (long i = 0; i < n; i++) y[i] = y[i] + x[i] * 1.0001f;
@@ -66,6 +85,7 @@ def _library() -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(library))
     loaded.fma_chains.restype = ctypes.c_long
     loaded.fma_chains.argtypes = [ctypes.c_long, ctypes.c_void_p]
+    loaded.stream.argtypes = [*[ctypes.c_void_p, ctypes.c_long] * 2, ctypes.c_long, ctypes.c_long, ctypes.c_void_p]
     for function in (loaded.scaled_copy, loaded.update_in_place):
         function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
     return loaded
@@ -87,12 +107,13 @@ def chains(steps: int) -> int:
     return _library().fma_chains(steps, _SINK.ctypes.data)
 
 
-def copies(working_set: int, repeats: int) -> Callable[[], None]:
-    """A function that reads one array and writes another, `working_set` bytes together, `repeats` times."""
-    n = max(working_set // 8, 1)
-    x, y = np.ones(n, np.float32), np.zeros(n, np.float32)
-    function = _library().scaled_copy
-    return lambda: function(x.ctypes.data, y.ctypes.data, n, repeats)
+def streams(reads: int, writes: int, repeats: int) -> list[Callable[[], None]]:
+    """Functions that read and write so many bytes, `repeats` times; which is the fastest depends on the machine."""
+    x, y = np.ones(reads // 4, np.float32), np.zeros(writes // 4, np.float32)
+    library, sink, (a, b) = _library(), _SINK.ctypes.data, (array.ctypes.data for array in (x, y))
+    calls = [lambda: library.stream(a, x.size, b, y.size, 512, repeats, sink),
+             lambda: library.stream(a, x.size, b, y.size, 32768, repeats, sink)]  # fmt: skip
+    return calls + ([lambda: library.scaled_copy(a, b, y.size, repeats)] if x.size == y.size else [])
 
 
 @functools.cache
