@@ -73,7 +73,7 @@ cdef inline void slide_weights(int rows, int cols, int mode, const Slide *s, int
 
 # Stride 1. n rows of y with `rows` taps each see the rows first … last - 1 of a window of n + rows - 1. acc[o·cols + k]
 # is output j + left - cols + 1 + k of row o, which the column j adds to with tap cols - 1 - k. All int: literals.
-cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int mode, bint far, const Slide *s,
+cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int mode, const Slide *s,
                              int64_t lo, int64_t hi, mask_t mask) noexcept nogil:
     cdef vec acc[10]
     cdef vec w_[25]
@@ -94,7 +94,7 @@ cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int
         out = s.left - cols + 1
         to = s.y + at + out * c
         for j in range(x_w):
-            if far:
+            if s.far:
                 for o in range(n):
                     prefetch_far(ahead, 0, 2)
                     prefetch_far(to_ahead, 1, 2)
@@ -129,7 +129,7 @@ cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int
 
 # Stride 2: even columns of the padded x add to outputs with taps 0, 2, 4, odd ones with taps 1, 3. acc[k] is output
 # out + k, of which the first needs no more than the even column.
-cdef inline void depth_skip(int rows, int cols, int mode, bint far, const Slide *s, int64_t lo, int64_t hi,
+cdef inline void depth_skip(int rows, int cols, int mode, const Slide *s, int64_t lo, int64_t hi,
                             mask_t mask) noexcept nogil:
     cdef vec acc[3]
     cdef vec w_[25]
@@ -149,7 +149,7 @@ cdef inline void depth_skip(int rows, int cols, int mode, bint far, const Slide 
         a = s.x + at + j * c
         to = s.y + at - last * c
         for out in range(-last, y_w):
-            if far:
+            if s.far:
                 for k in range(4):
                     prefetch_far(ahead + k * VL, 0, 2)
                 prefetch_far(to_ahead, 1, 2)
@@ -178,7 +178,7 @@ cdef inline void depth_skip(int rows, int cols, int mode, bint far, const Slide 
 
 # The transposed form of stride 2: column j of x adds to outputs 2·j - left … 2·j - left + cols - 1, of which the
 # first two are then complete.
-cdef inline void depth_spread(int rows, int cols, int mode, bint far, const Slide *s, int64_t lo, int64_t hi,
+cdef inline void depth_spread(int rows, int cols, int mode, const Slide *s, int64_t lo, int64_t hi,
                               mask_t mask) noexcept nogil:
     cdef vec acc[5]
     cdef vec w_[15]
@@ -199,7 +199,7 @@ cdef inline void depth_spread(int rows, int cols, int mode, bint far, const Slid
         a = s.x + at
         to = s.y + at + out * c
         while out < y_w:
-            if far:
+            if s.far:
                 prefetch_far(ahead, 0, 2)
                 prefetch_far(to_ahead, 1, 2)
                 prefetch_far(to_ahead + VL, 1, 2)
@@ -225,47 +225,40 @@ cdef inline void depth_spread(int rows, int cols, int mode, bint far, const Slid
         at += VL
 
 
-# Channels lo … hi - 1 of one row of y with `rows` rows of taps. mode, far: literals.
-cdef inline void slide_row(int mode, bint far, int64_t form, int64_t rows, int64_t cols, const Slide *s, int64_t lo,
+# Channels lo … hi - 1 of one row of y with `rows` rows of taps. mode: a literal.
+cdef inline void slide_row(int mode, int64_t form, int64_t rows, int64_t cols, const Slide *s, int64_t lo,
                            int64_t hi, mask_t mask) noexcept nogil:
     if form == SLIDE:
         if cols == 3:
-            if rows == 3: depth_slide(1, 3, 3, 0, 3, mode, far, s, lo, hi, mask)
-            else: depth_slide(1, 2, 3, 0, 2, mode, far, s, lo, hi, mask)
-        elif rows == 5: depth_slide(1, 5, 5, 0, 5, mode, far, s, lo, hi, mask)
-        elif rows == 4: depth_slide(1, 4, 5, 0, 4, mode, far, s, lo, hi, mask)
-        else: depth_slide(1, 3, 5, 0, 3, mode, far, s, lo, hi, mask)
+            if rows == 3: depth_slide(1, 3, 3, 0, 3, mode, s, lo, hi, mask)
+            else: depth_slide(1, 2, 3, 0, 2, mode, s, lo, hi, mask)
+        else: depth_slide(1, 5, 5, 0, 5, mode, s, lo, hi, mask)
     elif form == SKIP:
         if cols == 3:
-            if rows == 3: depth_skip(3, 3, mode, far, s, lo, hi, mask)
-            else: depth_skip(2, 3, mode, far, s, lo, hi, mask)
-        elif rows == 5: depth_skip(5, 5, mode, far, s, lo, hi, mask)
-        elif rows == 4: depth_skip(4, 5, mode, far, s, lo, hi, mask)
-        else: depth_skip(3, 5, mode, far, s, lo, hi, mask)
+            if rows == 3: depth_skip(3, 3, mode, s, lo, hi, mask)
+            else: depth_skip(2, 3, mode, s, lo, hi, mask)
+        else: depth_skip(5, 5, mode, s, lo, hi, mask)
     elif cols == 3:
-        if rows == 2: depth_spread(2, 3, mode, far, s, lo, hi, mask)
-        else: depth_spread(1, 3, mode, far, s, lo, hi, mask)
-    elif rows == 3: depth_spread(3, 5, mode, far, s, lo, hi, mask)
-    else: depth_spread(2, 5, mode, far, s, lo, hi, mask)
+        if rows == 2: depth_spread(2, 3, mode, s, lo, hi, mask)
+        else: depth_spread(1, 3, mode, s, lo, hi, mask)
+    elif rows == 3: depth_spread(3, 5, mode, s, lo, hi, mask)
+    else: depth_spread(2, 5, mode, s, lo, hi, mask)
 
 
 cdef void slide_one(int64_t form, int64_t rows, int64_t cols, const Slide *s) noexcept nogil:
     cdef int64_t whole = s.c // VL * VL
-    if s.far:
-        slide_row(WHOLE, True, form, rows, cols, s, 0, whole, mask_of(VL))
-    else:
-        slide_row(WHOLE, False, form, rows, cols, s, 0, whole, mask_of(VL))
+    slide_row(WHOLE, form, rows, cols, s, 0, whole, mask_of(VL))
     if whole < s.c:
-        slide_row(MASKED, False, form, rows, cols, s, whole, s.c, mask_of(s.c - whole))
+        slide_row(MASKED, form, rows, cols, s, whole, s.c, mask_of(s.c - whole))
 
 
 # Channels lo … hi - 1 of two rows of y with 3×3 taps, of whose window of four rows first … last - 1 lie in x.
-cdef inline void slide_two(int mode, bint far, int64_t first, int64_t last, const Slide *s, int64_t lo, int64_t hi,
+cdef inline void slide_two(int mode, int64_t first, int64_t last, const Slide *s, int64_t lo, int64_t hi,
                            mask_t mask) noexcept nogil:
-    if first == 0 and last == 4: depth_slide(2, 3, 3, 0, 4, mode, far, s, lo, hi, mask)
-    elif first == 0: depth_slide(2, 3, 3, 0, 3, mode, far, s, lo, hi, mask)
-    elif last == 4: depth_slide(2, 3, 3, 1, 4, mode, far, s, lo, hi, mask)
-    else: depth_slide(2, 3, 3, 1, 3, mode, far, s, lo, hi, mask)
+    if first == 0 and last == 4: depth_slide(2, 3, 3, 0, 4, mode, s, lo, hi, mask)
+    elif first == 0: depth_slide(2, 3, 3, 0, 3, mode, s, lo, hi, mask)
+    elif last == 4: depth_slide(2, 3, 3, 1, 4, mode, s, lo, hi, mask)
+    else: depth_slide(2, 3, 3, 1, 3, mode, s, lo, hi, mask)
 
 
 # `rows` rows of y with 3×3 taps: two, or four that see all of them. For four, half a vector of channels that is left
@@ -273,15 +266,12 @@ cdef inline void slide_two(int mode, bint far, int64_t first, int64_t last, cons
 cdef void slide_pairs(int64_t rows, int64_t first, int64_t last, Slide *s) noexcept nogil:
     cdef int64_t whole = s.c // VL * VL, left = s.c - whole, row
     if rows == 4 and 2 * left == VL:
-        depth_slide(2, 3, 3, 0, 4, PAIRED, False, s, whole, s.c, mask_of(VL))
+        depth_slide(2, 3, 3, 0, 4, PAIRED, s, whole, s.c, mask_of(VL))
         left = 0
     for row in range(0, rows, 2):
-        if s.far:
-            slide_two(WHOLE, True, first, last, s, 0, whole, mask_of(VL))
-        else:
-            slide_two(WHOLE, False, first, last, s, 0, whole, mask_of(VL))
+        slide_two(WHOLE, first, last, s, 0, whole, mask_of(VL))
         if left > 0:
-            slide_two(MASKED, False, first, last, s, whole, s.c, mask_of(left))
+            slide_two(MASKED, first, last, s, whole, s.c, mask_of(left))
         s.x += 2 * s.x_row
         s.y += 2 * s.y_row
 
@@ -309,7 +299,7 @@ cdef int64_t slide_start(Slide *s, int64_t images, const ConvAxis *ah, const Con
 cdef inline bint slide_knows(int64_t form, int64_t rows, int64_t cols) noexcept nogil:
     if form == SPREAD:
         return 1 <= rows <= 2 if cols == 3 else 2 <= rows <= 3
-    return 2 <= rows <= 3 if cols == 3 else 3 <= rows <= 5
+    return 2 <= rows <= 3 if cols == 3 else rows == 5
 
 
 # Computes as many rows of y as it can at once, from the row h.i on, at most `most`; returns how many: 0, 1, 2 or 4.

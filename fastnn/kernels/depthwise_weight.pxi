@@ -30,9 +30,10 @@ cdef struct Gather:
 
 
 # rows × cols sums, for channels lo … hi - 1. Step v takes `stride` columns of x, number b of which meets dy's column v - j,
-# which waits in g[j], with tap stride·j + b. Columns outside dy count as zeros. All int: literals. Half vectors take two halves of the rows at once, which must be even.
-cdef inline void depth_gather(int rows, int cols, int stride, int mode, bint far, const Gather *s, int64_t lo,
-                              int64_t hi, mask_t mask) noexcept nogil:
+# which waits in g[j], with tap stride·j + b. Columns outside dy count as zeros. All int: literals. Half vectors take two
+# halves of the rows at once, which must be even.
+cdef inline void depth_gather(int rows, int cols, int stride, int mode, const Gather *s, int64_t lo, int64_t hi,
+                              mask_t mask) noexcept nogil:
     cdef vec acc[25]
     cdef vec g[5]
     cdef vec x_
@@ -57,7 +58,7 @@ cdef inline void depth_gather(int rows, int cols, int stride, int mode, bint far
                     g[k] = vzero()
                 j = -left
                 for v in range(steps):
-                    if far:
+                    if s.far:
                         for k in range(stride * stride):
                             prefetch_far(ahead + k * VL, 0, 2)
                         prefetch_far(dy_ahead, 0, 2)
@@ -88,39 +89,36 @@ cdef inline void depth_gather(int rows, int cols, int stride, int mode, bint far
         at += VL
 
 
-cdef inline void gather_part(int stride, int mode, bint far, int64_t rows, int64_t cols, const Gather *s, int64_t lo,
-                             int64_t hi, mask_t mask) noexcept nogil:
-    if cols == 3:
-        if rows == 3: depth_gather(3, 3, stride, mode, far, s, lo, hi, mask)
-        else: depth_gather(2, 3, stride, mode, far, s, lo, hi, mask)
-    elif rows == 5: depth_gather(5, 5, stride, mode, far, s, lo, hi, mask)
-    elif rows == 4: depth_gather(4, 5, stride, mode, far, s, lo, hi, mask)
-    else: depth_gather(3, 5, stride, mode, far, s, lo, hi, mask)
+# Whether gather_block knows `rows` rows of `cols` taps.
+cdef inline bint gather_knows(int64_t rows, int64_t cols) noexcept nogil:
+    return 2 <= rows <= 3 if cols == 3 else rows == 5
+
+
+cdef inline void gather_part(int stride, int mode, int64_t rows, int64_t cols, const Gather *s, int64_t lo, int64_t hi,
+                             mask_t mask) noexcept nogil:
+    if cols == 5: depth_gather(5, 5, stride, mode, s, lo, hi, mask)
+    elif rows == 3: depth_gather(3, 3, stride, mode, s, lo, hi, mask)
+    else: depth_gather(2, 3, stride, mode, s, lo, hi, mask)
 
 
 # Channels lo … hi - 1 of a block. Half a vector that is left takes an even number of rows at once, then the last.
 cdef void gather_block(int64_t stride, int64_t rows, int64_t cols, Gather *s, int64_t lo, int64_t hi) noexcept nogil:
     cdef int64_t whole = lo + (hi - lo) // VL * VL, left = hi - whole, count = s.count
     if stride == 1:
-        if s.far:
-            gather_part(1, WHOLE, True, rows, cols, s, lo, whole, mask_of(VL))
-        else:
-            gather_part(1, WHOLE, False, rows, cols, s, lo, whole, mask_of(VL))
-    elif s.far:
-        gather_part(2, WHOLE, True, rows, cols, s, lo, whole, mask_of(VL))
+        gather_part(1, WHOLE, rows, cols, s, lo, whole, mask_of(VL))
     else:
-        gather_part(2, WHOLE, False, rows, cols, s, lo, whole, mask_of(VL))
+        gather_part(2, WHOLE, rows, cols, s, lo, whole, mask_of(VL))
     if left > 0 and 2 * left == VL and rows == 3 and cols == 3 and stride == 1 and count > 1:
         s.count = count // 2 * 2
-        depth_gather(3, 3, 1, PAIRED, False, s, whole, hi, mask_of(VL))
+        depth_gather(3, 3, 1, PAIRED, s, whole, hi, mask_of(VL))
         s.x += s.count * s.x_down
         s.dy += s.count * s.dy_w * s.c
         s.count = count % 2
     if left > 0 and s.count > 0:
         if stride == 1:
-            gather_part(1, MASKED, False, rows, cols, s, whole, hi, mask_of(left))
+            gather_part(1, MASKED, rows, cols, s, whole, hi, mask_of(left))
         else:
-            gather_part(2, MASKED, False, rows, cols, s, whole, hi, mask_of(left))
+            gather_part(2, MASKED, rows, cols, s, whole, hi, mask_of(left))
 
 
 # r × s sums over a block of pixels, for channels lo … hi - 1. r, s and masked are literals.
@@ -256,7 +254,7 @@ cdef void depthwise_conv2d_weight(const Instr *ins, const Context *ctx, int tid,
             i = 0
             while i < ah.y:
                 next_run(&ph, ah.x, i, imin(ah.y, i + rows), &h)
-                if known and (2 if aw.taps == 3 else 3) <= h.taps <= aw.taps:
+                if known and gather_knows(h.taps, aw.taps):
                     s.dw = dw + h.tap * aw.taps * c
                     s.x = x + h.x * aw.x * c
                     s.dy = dy + i * aw.y * c
