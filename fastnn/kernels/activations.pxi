@@ -42,13 +42,19 @@ cdef inline float gelu_grad_(float x) noexcept nogil:      # Φ(x) + x·φ(x)
             + x * <float>0.39894228 * exp_(<float>-0.5 * x * x))
 
 
-# 0.5·(1 + tanh u) is sigmoid(2u), with u = √(2/π)·(x + 0.044715·x³).
+# 0.5·(1 + tanh u) is s = sigmoid(2u) = 1/(1 + 2^-w), w = log2(e)·√(8/π)·(x + 0.044715·x³), for |x| <= 10.
+cdef inline float gelu_tanh_sigmoid_(float x, float z) noexcept nogil:      # z = x²
+    return <float>1.0 / (<float>1.0 + exp2_normal_(x * (<float>-2.30220819 - <float>0.10294324 * z)))
+
+
+cdef inline float gelu_tanh_slope_(float x, float z, float s) noexcept nogil:
+    return s + (s - s * s) * (x * (<float>1.59576912 + <float>0.21406448 * z))
+
+
 cdef inline float gelu_tanh_grad_(float x) noexcept nogil:
-    cdef float s
     x = <float>10.0 if x > <float>10.0 else x            # the slope is 0 or 1 beyond, where x³ may overflow
     x = <float>-10.0 if x < <float>-10.0 else x
-    s = sigmoid_(<float>1.59576912 * (x + <float>0.044715 * x * x * x))
-    return s + x * s * (<float>1.0 - s) * <float>1.59576912 * (<float>1.0 + <float>0.134145 * x * x)
+    return gelu_tanh_slope_(x, x * x, gelu_tanh_sigmoid_(x, x * x))
 
 
 cdef inline float silu_grad_(float x) noexcept nogil:
@@ -201,11 +207,11 @@ cdef inline void act_grad_loop(int kind, float *dx, const float *dy, const float
         memcpy(dx + i, g, (n - i) * sizeof(float))
 
 
-# x ← gelu_tanh(x) and its slope, both from one sigmoid; beyond ±10, where the slope is 0 or 1, that of ±10.
-cdef void gelu_tanh_slope_row(float *x, float *slope, int64_t n) noexcept nogil:
+# y = gelu_tanh(x) and its slope, both from one sigmoid; beyond ±10, where the slope is 0 or 1, that of ±10. y may be x.
+cdef void gelu_tanh_slope_row(float *y, float *slope, const float *x, int64_t n) noexcept nogil:
     cdef float v[BLOCK]
     cdef float d[BLOCK]
-    cdef float low, c, s
+    cdef float low, c, s, z
     cdef int64_t i = 0, j, count
     for j in range(BLOCK):
         v[j] = <float>1.0
@@ -215,10 +221,11 @@ cdef void gelu_tanh_slope_row(float *x, float *slope, int64_t n) noexcept nogil:
         for j in range(BLOCK):
             low = <float>-10.0 if v[j] < <float>-10.0 else v[j]
             c = <float>10.0 if low > <float>10.0 else low
-            s = sigmoid_(<float>1.59576912 * (c + <float>0.044715 * c * c * c))
-            d[j] = s + c * s * (<float>1.0 - s) * <float>1.59576912 * (<float>1.0 + <float>0.134145 * c * c)
+            z = c * c
+            s = gelu_tanh_sigmoid_(c, z)
+            d[j] = gelu_tanh_slope_(c, z, s)
             v[j] = low * s
-        memcpy(x + i, v, count * sizeof(float))
+        memcpy(y + i, v, count * sizeof(float))
         memcpy(slope + i, d, count * sizeof(float))
         i += BLOCK
 

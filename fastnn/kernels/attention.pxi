@@ -51,22 +51,6 @@ cdef struct Attention:
     const float *mask
 
 
-# 2^x for x <= 0, or a rounding error above; 0 below 2^-126. x is split into the nearest integer, which adding
-# 1.5·2^23 + 127 leaves in the low bits as a biased exponent, and |r| <= ½. The polynomial is as in math.pxi.
-cdef inline float exp2_(float x) noexcept nogil:
-    cdef float t = x + <float>12583039.0
-    cdef float r = x - (t - <float>12583039.0)
-    cdef float p = <float>1.5353360504e-4
-    p = p * r + <float>1.3398875017e-3
-    p = p * r + <float>9.6184369177e-3
-    p = p * r + <float>5.5503323674e-2
-    p = p * r + <float>2.4022647738e-1
-    p = p * r + <float>6.9314718246e-1
-    p = p * r + <float>1.0
-    p = p * bits_float(float_bits(t) << 23)
-    return <float>0.0 if x < <float>-126.0 else p
-
-
 # c[m,n] = A[m,k]·B[k,n], or c += that; B row-major.
 cdef void att_product(float *c, int64_t ldc, bint accumulate, const float *a, int64_t a_m, int64_t a_k,
                       const float *b, int64_t b_k, int64_t m, int64_t n, int64_t k) noexcept nogil:

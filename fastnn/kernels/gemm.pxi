@@ -153,7 +153,7 @@ cdef void finish(const Gemm *g, float *z, int64_t ldz, int64_t at, int64_t rows,
             store_rows(g.pre + at, g.ldc, z, ldz, rows, n)
         act_row(g.act, z, z, rows * ldz, g.alpha)
     elif g.epilogue == EPILOGUE_SLOPE:
-        gelu_tanh_slope_row(z, saved, rows * ldz)
+        gelu_tanh_slope_row(z, saved, z, rows * ldz)
         store_rows(g.pre + at, g.ldc, saved, ldz, rows, n)
     store_rows(g.c + at, g.ldc, z, ldz, rows, n)
 

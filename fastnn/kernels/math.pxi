@@ -70,6 +70,26 @@ cdef inline float exp_(float x) noexcept nogil:
     return scale_(p + <float>1.0, i)
 
 
+# 2^x for |x| <= 126. x is split into the nearest integer, which adding 1.5·2^23 + 127 leaves in the low bits as a biased
+# exponent, and |r| <= ½.
+cdef inline float exp2_normal_(float x) noexcept nogil:
+    cdef float t = x + <float>12583039.0
+    cdef float r = x - (t - <float>12583039.0)
+    cdef float p = <float>1.5353360504e-4
+    p = p * r + <float>1.3398875017e-3
+    p = p * r + <float>9.6184369177e-3
+    p = p * r + <float>5.5503323674e-2
+    p = p * r + <float>2.4022647738e-1
+    p = p * r + <float>6.9314718246e-1
+    p = p * r + <float>1.0
+    return p * bits_float(float_bits(t) << 23)
+
+
+# 2^x for x <= 0, or a rounding error above; 0 below 2^-126.
+cdef inline float exp2_(float x) noexcept nogil:
+    return <float>0.0 if x < <float>-126.0 else exp2_normal_(x)
+
+
 cdef inline float log_(float x) noexcept nogil:
     cdef int32_t i, e
     cdef float m, z, p, y, k
