@@ -101,5 +101,10 @@ cdef inline void vstore_halves(float *p, float *q, vec x) noexcept nogil:
     store128(q, extract128(x, 1))
 
 
+# No function is made by tables here (lookup.pxi).
+cdef inline bint lookup_row(int64_t kind, float *y, const float *x, int64_t n) noexcept nogil:
+    return False
+
+
 include "x86.pxi"
 include "all.pxi"

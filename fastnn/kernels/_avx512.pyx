@@ -106,3 +106,4 @@ cdef inline void vstore_halves(float *p, float *q, vec x) noexcept nogil:
 
 include "x86.pxi"
 include "all.pxi"
+include "lookup.pxi"

@@ -115,5 +115,10 @@ cdef inline void vstore_halves(float *p, float *q, vec x) noexcept nogil:
     store_sd(<double*>q, as_pd(movehl(x, x)))
 
 
+# No function is made by tables here (lookup.pxi).
+cdef inline bint lookup_row(int64_t kind, float *y, const float *x, int64_t n) noexcept nogil:
+    return False
+
+
 include "x86.pxi"
 include "all.pxi"

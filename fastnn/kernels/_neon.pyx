@@ -129,4 +129,9 @@ cdef inline void vtranspose4(vec *t) noexcept nogil:
     t[3] = combine(high(b), high(d))
 
 
+# No function is made by tables here (lookup.pxi).
+cdef inline bint lookup_row(int64_t kind, float *y, const float *x, int64_t n) noexcept nogil:
+    return False
+
+
 include "all.pxi"

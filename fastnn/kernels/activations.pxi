@@ -231,6 +231,7 @@ cdef void gelu_tanh_slope_row(float *y, float *slope, const float *x, int64_t n)
 
 
 cdef void act_row(int64_t kind, float *y, const float *x, int64_t n, float alpha) noexcept nogil:
+    if lookup_row(kind, y, x, n): return
     if kind == ACT_IDENTITY: act_loop(ACT_IDENTITY, y, x, n, alpha)
     elif kind == ACT_RELU: act_loop(ACT_RELU, y, x, n, alpha)
     elif kind == ACT_LEAKY_RELU: act_loop(ACT_LEAKY_RELU, y, x, n, alpha)

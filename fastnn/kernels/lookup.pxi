@@ -1,0 +1,223 @@
+# tanh, log and GELU by tables that lie in registers: AVX-512's two-source permutation looks 16 values up among 32.
+#
+# Each function cuts its range into 32 intervals and has one number per interval in each pair of registers, so neither
+# the divider nor a long polynomial is needed. The polynomials are least-squares fits on Chebyshev nodes of each
+# interval, weighted for relative error, with the coefficients rounded one by one, from the lowest order.
+#
+# tanh   degree 5 in the distance of |x| from the lower end of its interval, picked by the upper bits of |x| + 1.
+# log    x = 2^e·m, 0.75 ≤ m < 1.5; r = m/c - 1 with 1/c from the table; e·ln2 + log c + log(1 + r). The intervals on
+#        either side of 1 have c = 1, so small logarithms keep their relative precision (after Tang, ACM TOMS 16, 1990);
+#        the other 1/c are such that log c is almost a float (Gal's accurate tables).
+# GELU   max(x, 0) - a·Q(a) with a = |x|, Q the tail of the normal distribution: e^(-a²/2) with the rounding error of a²
+#        put back, times e^(a²/2)·Q(a), which is smooth: degree 5 in each of 32 intervals, as for tanh.
+# GELU, tanh form: x·sigmoid(v) without a table, but with v in two parts by FMAs, and 2^n by one scaling instruction.
+#
+# y may be x. All elements, also of a short tail, go through the same vector code.
+
+cdef extern from "immintrin.h":
+    ctypedef struct ivec "__m512i":
+        pass
+    ivec as_bits "_mm512_castps_si512"(vec x) noexcept nogil
+    ivec shift_right "_mm512_srli_epi32"(ivec x, const unsigned int count) noexcept nogil
+    vec permute2 "_mm512_permutex2var_ps"(vec low, ivec index, vec high) noexcept nogil   # by 5 bits of each index
+    vec vabs "_mm512_abs_ps"(vec x) noexcept nogil
+    vec with_sign "_mm512_or_ps"(vec x, vec sign) noexcept nogil
+    vec vand "_mm512_and_ps"(vec a, vec b) noexcept nogil
+    vec getexp "_mm512_getexp_ps"(vec x) noexcept nogil                      # 0: -inf
+    vec getmant "_mm512_getmant_ps"(vec x, const int interval, const int sign) noexcept nogil
+    vec scalef "_mm512_scalef_ps"(vec x, vec n) noexcept nogil               # x·2^n, rounded once
+    vec mask_sub "_mm512_mask_sub_ps"(vec other, mask_t mask, vec a, vec b) noexcept nogil
+    vec mask_scalef "_mm512_mask_scalef_ps"(vec other, mask_t mask, vec x, vec n) noexcept nogil
+    vec vdiv "_mm512_div_ps"(vec a, vec b) noexcept nogil
+    int P75_1P5 "_MM_MANT_NORM_p75_1p5"
+    int SIGN_NAN "_MM_MANT_SIGN_nan"                                         # a negative number has none: NaN
+    int LESS "_CMP_LT_OQ"
+
+# tanh: the coefficients from the constant up, 32 of each, by the bits 20 to 24 of |x| + 1.
+cdef float[192] TANH = [
+    0.761594176, 0.848283648, 0.905148268, 0.941375554, 0.964027584, 0.978026092, 0.986614287, 0.991859734,
+    0.995054781, 0.998177886, 0.999329329, 0.999753237, 0.999909222, 0.999966621, 0.999987721, 0.99999547,
+    0.999998331, 0.999999762, 0.99999994, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.124352999, 0.244918659, 0.3583574,
+    0.462117165, 0.554599702, 0.635148942, 0.703905582, 0.419973135, 0.280414462, 0.180705607, 0.113810904,
+    0.0706505328, 0.043466717, 0.0265931115, 0.0162135158, 0.00986472424, 0.00364126894, 0.00133976853,
+    0.000492469291, 0.000180864561, 6.58333447e-05, 2.41842918e-05, 9.41324743e-06, 3.44199157e-06, 7.16889474e-07,
+    6.43784347e-07, -7.42054951e-08, -1.00426218e-08, -1.35912126e-09, -1.83937338e-10, -2.48938405e-11, 1.0,
+    0.984536767, 0.940015316, 0.871579707, 0.786446393, 0.69242239, 0.59658742, 0.504520416, -0.319837958, -0.2378719,
+    -0.163546816, -0.107113898, -0.0681024045, -0.0425495021, -0.0262555573, -0.0160646308, -0.00979904179,
+    -0.00363717182, -0.00132628868, -0.000481462892, -0.000173446082, -5.58982392e-05, -2.01732819e-05,
+    -1.32037421e-05, -3.9607653e-06, -1.94200175e-06, -3.32469904e-06, 4.53511404e-07, 6.13760918e-08, 8.30635205e-09,
+    1.12414433e-09, 1.52139676e-10, 3.02520618e-07, -0.122448191, -0.230245426, -0.312321693, -0.363368094,
+    -0.38416183, -0.378994018, -0.35529229, 0.103729665, 0.108467586, 0.0876978859, 0.0626951605, 0.0420395806,
+    0.0274407081, 0.0171890389, 0.0103789987, 0.00636911578, 0.00241638371, 0.000825106166, 0.000272677891,
+    8.33307713e-05, -5.5249011e-06, -3.82117287e-06, 2.50276789e-05, 3.60873582e-06, 3.70203475e-06, 7.49959327e-06,
+    -1.05009292e-06, -1.42114615e-07, -1.92331253e-08, -2.60292499e-09, -3.52273349e-10, -0.333355129, -0.312688023,
+    -0.256716847, -0.178983897, -0.095427759, -0.0151526136, 0.0431650691, 0.084780246, 0.0252937321, -0.0144871501,
+    -0.0250114389, -0.0227237977, -0.0175694544, -0.0136587163, -0.0086520724, -0.0043798103, -0.0028367585,
+    -0.00115632184, -0.00029310651, -4.54792353e-05, 1.73173812e-05, 7.87433455e-05, 3.25469482e-05, -4.08932719e-05,
+    -2.36517758e-06, -3.53373707e-06, -7.47681679e-06, 1.05317531e-06, 1.42531775e-07, 1.92895833e-08, 2.61056576e-09,
+    3.53305413e-10, 0.00046545011, 0.0788193047, 0.139525488, 0.172860667, 0.175633803, 0.116710149, 0.0887354091,
+    0.0364821181, -0.0343366936, -0.0104800723, -3.62639112e-05, 0.00314417086, 0.00415764889, 0.0055973921,
+    0.00343211181, 0.000630869879, 0.000693500217, 0.000329478295, 2.39608453e-05, -3.66708373e-05, -3.82718936e-05,
+    -6.67166823e-05, -2.71468689e-05, 2.84616399e-05, 7.19637569e-07, 1.26599048e-06, 2.7162705e-06, -3.83320867e-07,
+    -5.18768388e-08, -7.02076974e-09, -9.50159396e-10, -1.28590749e-10, 0.130017519, 0.10803175, 0.0572169051,
+    -0.00995259359, -0.0692500621, 0.00272618583, -0.0312662423, 0.0154811144]
+
+# log: 1/c, then log c, for 32 intervals of [1, 1.5) and [0.75, 1).
+cdef float[64] LOG = [
+    1.0, 0.954739273, 0.927862644, 0.901872814, 0.876651347, 0.853132963, 0.83165282, 0.810210407, 0.79046607,
+    0.770651102, 0.753079772, 0.735193968, 0.718629718, 0.703149915, 0.688604057, 0.67381382, 1.3199116, 1.29299295,
+    1.26704812, 1.2427001, 1.21847987, 1.19632959, 1.17463088, 1.15317214, 1.1331172, 1.11344087, 1.09413958,
+    1.07622135, 1.0575074, 1.04110301, 1.0244112, 1.0, 0.0, 0.0463169888, 0.0748715699, 0.103281774, 0.131645918,
+    0.158839867, 0.184340209, 0.210461304, 0.235132545, 0.260519534, 0.283584118, 0.307620913, 0.33040905, 0.35218516,
+    0.373088837, 0.394801438, -0.277564764, -0.256959647, -0.23668988, -0.217286512, -0.197604075, -0.179258198,
+    -0.160953954, -0.142516524, -0.124972418, -0.107455105, -0.089968279, -0.0734561533, -0.0559146255, -0.0402807333,
+    -0.02411801, 0.0]
+
+# e^(a²/2)·Q(a), in the same order.
+cdef float[192] TAIL = [
+    0.261578292, 0.230760321, 0.20578067, 0.185231671, 0.168101996, 0.153651938, 0.14133133, 0.130724728, 0.121513948,
+    0.106345154, 0.094410643, 0.084803395, 0.0769193023, 0.0703426972, 0.0647793114, 0.0600156747, 0.0558934808,
+    0.0491225459, 0.0437987894, 0.0395066924, 0.03597489, 0.0330189727, 0.0305094142, 0.0283526611, 0.5, 0.453793228,
+    0.414032102, 0.379604429, 0.349618822, 0.323356181, 0.30023247, 0.279770583, -0.137363955, -0.110491842,
+    -0.0902715176, -0.0747873411, -0.0627378747, -0.0532254539, -0.0456138365, -0.0394487865, -0.0344003998,
+    -0.0267342627, -0.0212997776, -0.0173271261, -0.0143456506, -0.0120575884, -0.0102662789, -0.0088403644,
+    -0.00768786529, -0.00596190151, -0.00475318963, -0.00387530588, -0.00321850157, -0.00271465979, -0.00231988495,
+    -0.00200504344, -0.398942262, -0.342219025, -0.295434028, -0.256590784, -0.224130899, -0.196846679, -0.173769146,
+    -0.154145032, 0.0621057563, 0.0463214852, 0.0351919159, 0.027187679, 0.0213036463, 0.0169480462, 0.0136456117,
+    0.0111090401, 0.00915564597, 0.00638773292, 0.00460650958, 0.00341708981, 0.0025940768, 0.00201470149,
+    0.0015891802, 0.001276272, 0.00103882363, 0.000713558868, 0.000510122569, 0.000376458804, 0.000285760703,
+    0.000221898415, 0.000175369336, 0.000141156444, 0.24999848, 0.205547705, 0.170076162, 0.141698301, 0.118688688,
+    0.100253128, 0.0850070119, 0.0725366473, -0.0250623599, -0.0175115764, -0.0125389108, -0.00916705001,
+    -0.0066201482, -0.00503647001, -0.00380666042, -0.00285998802, -0.00230520172, -0.00145841308, -0.000960955163,
+    -0.00065683946, -0.000450913591, -0.000334223907, -0.000235238054, -0.000179516705, -0.000137357041,
+    -8.40474531e-05, -5.42017951e-05, -3.58248544e-05, -2.52451937e-05, -1.83904667e-05, -1.30942854e-05,
+    -1.00097031e-05, -0.132936105, -0.106223054, -0.0841007009, -0.067934446, -0.0533189625, -0.0463626012,
+    -0.0376585647, -0.0318663754, 0.00907486491, 0.00597819919, 0.00424482487, 0.00316755264, 0.00162795954,
+    0.00141913584, 0.000914488046, 0.000357924146, 0.000536384003, 0.000314077683, 0.000194814784, 0.000129395237,
+    6.64093095e-05, 6.40819635e-05, 2.37376244e-05, 2.22651815e-05, 1.69409905e-05, 9.4212337e-06, 5.66126801e-06,
+    2.97021461e-06, 2.24960945e-06, 1.83360839e-06, 8.83728831e-07, 8.11545874e-07, 0.0618920736, 0.0535915606,
+    0.0354891084, 0.0298770424, 0.010044585, 0.030862106, 0.0220758822, 0.0243394822, -0.00249925232, -0.00155683688,
+    -0.00131263305, -0.00123167597, 1.33451313e-05, -0.000352835603, -8.24132076e-05, 0.000400945515, -9.21509927e-05,
+    -5.25848991e-05, -3.34785145e-05, -2.50215089e-05, -2.82926726e-06, -1.57262239e-05, 4.15061231e-06,
+    -9.59092858e-07, -1.47680998e-06, -7.88152647e-07, -4.87760758e-07, -1.00977395e-07, -1.82499292e-07,
+    -2.40142725e-07, -2.74230807e-08, -8.69530581e-08, -0.0226430055, -0.0343075506, -0.00869432651, -0.0128485719,
+    0.0290104058, -0.043356061, -0.0271789208, -0.0410080031]
+
+
+cdef inline vec entry(const vec *table, int row, ivec index) noexcept nogil:
+    return permute2(table[2 * row], index, table[2 * row + 1])
+
+
+# The interval of a ≥ 0 is that of a + 1, eight to an octave; r = a - its lower end.
+cdef inline ivec interval(vec a, vec *r) noexcept nogil:
+    cdef vec t = vadd(a, vbroadcast(<float>1.0))
+    r[0] = vsub(a, vsub(vand(t, vbroadcast(bits_float(<int32_t>0xFFF00000))), vbroadcast(<float>1.0)))
+    return shift_right(as_bits(t), 20)
+
+
+cdef inline vec tanh_vec(const vec *table, vec x) noexcept nogil:
+    cdef vec r, p, a = vmin(vbroadcast(<float>9.1), vabs(x))                 # 1 beyond; NaN stays NaN
+    cdef ivec i = interval(a, &r)
+    p = vfma(entry(table, 5, i), r, entry(table, 4, i))
+    p = vfma(p, r, entry(table, 3, i))
+    p = vfma(p, r, entry(table, 2, i))
+    p = vfma(p, r, entry(table, 1, i))
+    p = vfma(p, r, entry(table, 0, i))
+    return with_sign(p, vand(x, vbroadcast(<float>-0.0)))
+
+
+cdef inline vec log_vec(const vec *table, vec x) noexcept nogil:
+    cdef vec m = getmant(x, P75_1P5, SIGN_NAN)
+    cdef vec e = vsub(getexp(x), getexp(m))                                  # getexp(m) is -1 below 1
+    cdef ivec i = shift_right(as_bits(m), 18)
+    cdef vec r = vfma(m, entry(table, 0, i), vbroadcast(<float>-1.0))
+    cdef vec p = vfma(vbroadcast(<float>-0.2437644), r, vbroadcast(<float>0.333358079))
+    p = vfma(p, r, vbroadcast(<float>-0.500001192))
+    p = vfma(p, vmul(r, r), r)
+    return vadd(vfma(e, vbroadcast(<float>0.693147181), entry(table, 1, i)), p)
+
+
+# e^(s + low) = 2^n·(1 + the value returned), as exp_parts.
+cdef inline vec exp_vec(vec s, vec low, vec *n) noexcept nogil:
+    cdef vec r, p
+    n[0] = vsub(vfma(s, vbroadcast(<float>1.44269504089), vbroadcast(<float>12582912.0)),
+                vbroadcast(<float>12582912.0))
+    r = vadd(fnmadd(n[0], vbroadcast(<float>0.693359375), s), fnmadd(n[0], vbroadcast(<float>-2.12194440e-4), low))
+    p = vfma(vbroadcast(<float>1.395048622e-3), r, vbroadcast(<float>8.368887863e-3))
+    p = vfma(p, r, vbroadcast(<float>4.166620587e-2))
+    p = vfma(p, r, vbroadcast(<float>1.666651885e-1))
+    p = vfma(p, r, vbroadcast(<float>0.5000000095))
+    return vfma(p, vmul(r, r), r)
+
+
+cdef inline vec gelu_vec(const vec *table, vec x) noexcept nogil:
+    cdef vec r, n, p, a = vmin(vbroadcast(<float>14.5), vabs(x))             # the tail is 0 beyond
+    cdef ivec i = interval(a, &r)
+    cdef vec u = vfma(entry(table, 5, i), r, entry(table, 4, i))
+    cdef vec half = vmul(a, vbroadcast(<float>-0.5)), s = vmul(half, a)      # -a²/2, and below what s lacks
+    u = vfma(u, r, entry(table, 3, i))
+    u = vfma(u, r, entry(table, 2, i))
+    u = vfma(u, r, entry(table, 1, i))
+    u = vmul(vfma(u, r, entry(table, 0, i)), a)
+    p = exp_vec(s, vfma(half, a, vsub(vzero(), s)), &n)
+    u = scalef(vfma(u, p, u), n)
+    return vsub(mask_sub(x, cmp_mask(x, vzero(), LESS), x, x), u)            # -inf - -inf: NaN, as -inf·0
+
+
+# x·sigmoid(v), v = 2·√(2/π)·(x + 0.044715·x³), with v in two parts, the second from the rounding errors of the first.
+cdef inline vec gelu_tanh_vec(vec x) noexcept nogil:
+    cdef vec a = vmin(vbroadcast(<float>11.0), vabs(x))                      # the sigmoid is 0 or 1 beyond
+    cdef vec z = vmul(a, a), n, p, e, c, low
+    cdef vec s = vfma(z, vbroadcast(<float>0.0713548139), vbroadcast(<float>1.595703125))
+    cdef mask_t negative = cmp_mask(x, vzero(), LESS)
+    low = vfma(z, vbroadcast(<float>0.0713548139), vsub(vbroadcast(<float>1.595703125), s))
+    low = vadd(low, vfma(z, vbroadcast(<float>2.3988324e-09), vbroadcast(<float>6.59966057e-05)))
+    low = vfma(vfma(a, a, vsub(vzero(), z)), vbroadcast(<float>0.0713548139), low)
+    z = vmul(a, s)
+    low = vfma(a, low, vfma(a, s, vsub(vzero(), z)))
+    p = exp_vec(vsub(vzero(), z), vsub(vzero(), low), &n)
+    e = scalef(vadd(p, vbroadcast(<float>1.0)), n)
+    c = vmax(vbroadcast(<float>-125.0), mask_sub(x, negative, x, vsub(x, x)))  # NaN at -inf, as -inf·0
+    c = mask_scalef(c, negative, vfma(c, p, c), n)
+    return vdiv(c, vadd(e, vbroadcast(<float>1.0)))
+
+
+cdef inline vec lookup_act(int kind, const vec *table, vec x) noexcept nogil:
+    if kind == ACT_TANH:
+        return tanh_vec(table, x)
+    if kind == ACT_LOG:
+        return log_vec(table, x)
+    if kind == ACT_GELU:
+        return gelu_vec(table, x)
+    return gelu_tanh_vec(x)
+
+
+cdef inline void lookup_loop(int kind, int rows, const float *numbers, float *y, const float *x,
+                             int64_t n) noexcept nogil:
+    cdef vec table[12]
+    cdef mask_t mask
+    cdef int64_t i = 0
+    cdef int row
+    for row in range(2 * rows):
+        table[row] = vload(numbers + row * VL)
+    while i + VL <= n:
+        vstore(y + i, lookup_act(kind, table, vload(x + i)))
+        i += VL
+    if i < n:
+        mask = mask_of(n - i)
+        vstore_mask(mask, y + i, lookup_act(kind, table, vload_mask(mask, x + i)))
+
+
+# Whether the function is made by tables here; then y = f(x).
+cdef inline bint lookup_row(int64_t kind, float *y, const float *x, int64_t n) noexcept nogil:
+    if kind == ACT_TANH:
+        lookup_loop(ACT_TANH, 6, TANH, y, x, n)
+    elif kind == ACT_LOG:
+        lookup_loop(ACT_LOG, 2, LOG, y, x, n)
+    elif kind == ACT_GELU:
+        lookup_loop(ACT_GELU, 6, TAIL, y, x, n)
+    elif kind == ACT_GELU_TANH:
+        lookup_loop(ACT_GELU_TANH, 0, TAIL, y, x, n)
+    else:
+        return False
+    return True
