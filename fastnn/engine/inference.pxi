@@ -223,7 +223,9 @@ cdef class Known:
             elif dtype is not FLOAT32:
                 return None
             parts.append(x.shape)
-        parts.extend(attrs.items())
+        for name, value in attrs.items():           # flat: a tuple for each costs 0.1 µs a call
+            parts.append(name)
+            parts.append(value)
         return tuple(parts)
 
     def find(self, function, tuple arrays, dict attrs, make):
