@@ -308,5 +308,5 @@ cdef void unary_grad(const Instr *ins, const Context *ctx, int tid, int nthreads
                      <float*>ins.ptr[2] + lo, hi - lo, <float>ins.scalar[0])
 
 
-KERNELS["unary"] = <size_t>&unary
-KERNELS["unary_grad"] = <size_t>&unary_grad
+kernel(b"unary", <size_t>&unary)
+kernel(b"unary_grad", <size_t>&unary_grad)

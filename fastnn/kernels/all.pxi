@@ -1,7 +1,23 @@
 # Every kernel family. Each instruction set's unit includes this file behind its vector type and tile table.
 
-# Kernel name → address; each family adds its own.
-KERNELS = {}
+cdef enum:
+    MAX_KERNELS = 256
+
+cdef struct Entry:
+    const char *name
+    size_t address
+
+cdef Entry _entries[MAX_KERNELS]
+cdef Entry *_end = _entries
+
+
+# Each family adds its own kernels. Code that filled a dict line by line would take 15 KB more.
+cdef inline void kernel(const char *name, size_t address) noexcept:
+    global _end
+    _end.name = name
+    _end.address = address
+    _end += 1
+
 
 include "activations.pxi"
 include "elementwise.pxi"
@@ -32,3 +48,6 @@ include "winograd_weight.pxi"
 include "layer_norm.pxi"
 include "int8.pxi"
 include "int8_images.pxi"
+
+# Kernel name → address.
+KERNELS = {_entries[i].name.decode(): _entries[i].address for i in range(_end - _entries)}

@@ -256,4 +256,4 @@ cdef void attention(const Instr *ins, const Context *ctx, int tid, int nthreads)
         attend(&a, att_head(ins.ptr[0], ins.size + 17, b, h), lse)
 
 
-KERNELS["attention"] = <size_t>&attention
+kernel(b"attention", <size_t>&attention)

@@ -119,4 +119,4 @@ cdef void attention_grad(const Instr *ins, const Context *ctx, int tid, int nthr
                     <const float*>ins.ptr[9] + a.row, att_head(ins.ptr[10], ins.size + 17, b, h))
 
 
-KERNELS["attention_grad"] = <size_t>&attention_grad
+kernel(b"attention_grad", <size_t>&attention_grad)

@@ -103,6 +103,6 @@ cdef void normalize(const Instr *ins, const Context *ctx, int tid, int nthreads)
             y[i] = (x[i] - m) * s
 
 
-KERNELS["random_crop"] = <size_t>&random_crop
-KERNELS["random_flip"] = <size_t>&random_flip
-KERNELS["normalize"] = <size_t>&normalize
+kernel(b"random_crop", <size_t>&random_crop)
+kernel(b"random_flip", <size_t>&random_flip)
+kernel(b"normalize", <size_t>&normalize)

@@ -262,4 +262,4 @@ cdef void conv2d(const Instr *ins, const Context *ctx, int tid, int nthreads) no
             at += nv
 
 
-KERNELS["conv2d"] = <size_t>&conv2d
+kernel(b"conv2d", <size_t>&conv2d)

@@ -154,4 +154,4 @@ cdef void conv2d_weight(const Instr *ins, const Context *ctx, int tid, int nthre
                 i += rows
 
 
-KERNELS["conv2d_weight"] = <size_t>&conv2d_weight
+kernel(b"conv2d_weight", <size_t>&conv2d_weight)

@@ -189,6 +189,6 @@ cdef void integer_range(const Instr *ins, const Context *ctx, int tid, int nthre
     result[1] = high
 
 
-KERNELS["gather"] = <size_t>&gather
-KERNELS["integer_range"] = <size_t>&integer_range
-KERNELS["first_nonfinite"] = <size_t>&first_nonfinite
+kernel(b"gather", <size_t>&gather)
+kernel(b"integer_range", <size_t>&integer_range)
+kernel(b"first_nonfinite", <size_t>&first_nonfinite)

@@ -241,4 +241,4 @@ cdef void depthwise_conv2d(const Instr *ins, const Context *ctx, int tid, int nt
         row += rows
 
 
-KERNELS["depthwise_conv2d"] = <size_t>&depthwise_conv2d
+kernel(b"depthwise_conv2d", <size_t>&depthwise_conv2d)

@@ -275,4 +275,4 @@ cdef void depthwise_conv2d_weight(const Instr *ins, const Context *ctx, int tid,
             n += s.images
 
 
-KERNELS["depthwise_conv2d_weight"] = <size_t>&depthwise_conv2d_weight
+kernel(b"depthwise_conv2d_weight", <size_t>&depthwise_conv2d_weight)

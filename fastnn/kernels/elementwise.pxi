@@ -261,7 +261,7 @@ cdef void fill(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
         y[i] = value
 
 
-KERNELS["binary"] = <size_t>&binary
-KERNELS["where"] = <size_t>&where_
-KERNELS["copy"] = <size_t>&copy
-KERNELS["fill"] = <size_t>&fill
+kernel(b"binary", <size_t>&binary)
+kernel(b"where", <size_t>&where_)
+kernel(b"copy", <size_t>&copy)
+kernel(b"fill", <size_t>&fill)

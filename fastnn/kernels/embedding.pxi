@@ -53,5 +53,5 @@ cdef void embedding_grad(const Instr *ins, const Context *ctx, int tid, int nthr
             to[j] = to[j] + source[j]
 
 
-KERNELS["embedding"] = <size_t>&embedding
-KERNELS["embedding_grad"] = <size_t>&embedding_grad
+kernel(b"embedding", <size_t>&embedding)
+kernel(b"embedding_grad", <size_t>&embedding_grad)

@@ -369,4 +369,4 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
             gemm_direct(&g, row, row_end, at, at_end)
 
 
-KERNELS["gemm"] = <size_t>&gemm
+kernel(b"gemm", <size_t>&gemm)

@@ -156,5 +156,5 @@ cdef void sample(const Instr *ins, const Context *ctx, int tid, int nthreads) no
         (<int64_t*>ins.ptr[0])[row] = best
 
 
-KERNELS["cached_attention"] = <size_t>&cached_attention
-KERNELS["sample"] = <size_t>&sample
+kernel(b"cached_attention", <size_t>&cached_attention)
+kernel(b"sample", <size_t>&sample)

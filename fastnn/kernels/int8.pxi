@@ -213,9 +213,9 @@ cdef void fake_quantize_grad(const Instr *ins, const Context *ctx, int tid, int 
             dx[i] = <float>0.0 if q < low or q > high else dy[i]
 
 
-KERNELS["quantize"] = <size_t>&quantize
-KERNELS["dequantize"] = <size_t>&dequantize
-KERNELS["quantized_linear"] = <size_t>&quantized_linear
-KERNELS["lookup"] = <size_t>&lookup
-KERNELS["fake_quantize"] = <size_t>&fake_quantize
-KERNELS["fake_quantize_grad"] = <size_t>&fake_quantize_grad
+kernel(b"quantize", <size_t>&quantize)
+kernel(b"dequantize", <size_t>&dequantize)
+kernel(b"quantized_linear", <size_t>&quantized_linear)
+kernel(b"lookup", <size_t>&lookup)
+kernel(b"fake_quantize", <size_t>&fake_quantize)
+kernel(b"fake_quantize_grad", <size_t>&fake_quantize_grad)

@@ -119,5 +119,5 @@ cdef void quantized_pool2d(const Instr *ins, const Context *ctx, int tid, int nt
             y[j] = <int8_t>((2 * sum_ + count) // (2 * count) - 128)
 
 
-KERNELS["quantized_conv2d"] = <size_t>&quantized_conv2d
-KERNELS["quantized_pool2d"] = <size_t>&quantized_pool2d
+kernel(b"quantized_conv2d", <size_t>&quantized_conv2d)
+kernel(b"quantized_pool2d", <size_t>&quantized_pool2d)

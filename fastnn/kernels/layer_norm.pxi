@@ -190,6 +190,6 @@ cdef void layer_norm_fold(const Instr *ins, const Context *ctx, int tid, int nth
         j += count
 
 
-KERNELS["layer_norm"] = <size_t>&layer_norm
-KERNELS["layer_norm_grad"] = <size_t>&layer_norm_grad
-KERNELS["layer_norm_fold"] = <size_t>&layer_norm_fold
+kernel(b"layer_norm", <size_t>&layer_norm)
+kernel(b"layer_norm_grad", <size_t>&layer_norm_grad)
+kernel(b"layer_norm_fold", <size_t>&layer_norm_fold)

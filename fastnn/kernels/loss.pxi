@@ -266,8 +266,8 @@ cdef void equal_labels(const Instr *ins, const Context *ctx, int tid, int nthrea
         y[i] = as_float(a[i] == b[i])
 
 
-KERNELS["cross_entropy"] = <size_t>&cross_entropy
-KERNELS["pointwise_loss"] = <size_t>&pointwise_loss
-KERNELS["pick"] = <size_t>&pick
-KERNELS["pick_grad"] = <size_t>&pick_grad
-KERNELS["equal_labels"] = <size_t>&equal_labels
+kernel(b"cross_entropy", <size_t>&cross_entropy)
+kernel(b"pointwise_loss", <size_t>&pointwise_loss)
+kernel(b"pick", <size_t>&pick)
+kernel(b"pick_grad", <size_t>&pick_grad)
+kernel(b"equal_labels", <size_t>&equal_labels)

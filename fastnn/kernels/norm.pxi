@@ -380,10 +380,10 @@ cdef void running_stats(const Instr *ins, const Context *ctx, int tid, int nthre
         variance[j] = (<float>1.0 - new) * variance[j] + new * (stats[c + j] * unbiased)
 
 
-KERNELS["norm_moments"] = <size_t>&norm_moments
-KERNELS["norm_stats"] = <size_t>&norm_stats
-KERNELS["norm_apply"] = <size_t>&norm_apply
-KERNELS["norm_sums"] = <size_t>&norm_sums
-KERNELS["norm_fold"] = <size_t>&norm_fold
-KERNELS["norm_grad"] = <size_t>&norm_grad
-KERNELS["running_stats"] = <size_t>&running_stats
+kernel(b"norm_moments", <size_t>&norm_moments)
+kernel(b"norm_stats", <size_t>&norm_stats)
+kernel(b"norm_apply", <size_t>&norm_apply)
+kernel(b"norm_sums", <size_t>&norm_sums)
+kernel(b"norm_fold", <size_t>&norm_fold)
+kernel(b"norm_grad", <size_t>&norm_grad)
+kernel(b"running_stats", <size_t>&running_stats)

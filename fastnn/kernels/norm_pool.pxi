@@ -154,6 +154,6 @@ cdef void norm_pool_grad(const Instr *ins, const Context *ctx, int tid, int nthr
                    <const float*>ins.ptr[5], tid, nthreads)
 
 
-KERNELS["norm_pool"] = <size_t>&norm_pool
-KERNELS["norm_pool_sums"] = <size_t>&norm_pool_sums
-KERNELS["norm_pool_grad"] = <size_t>&norm_pool_grad
+kernel(b"norm_pool", <size_t>&norm_pool)
+kernel(b"norm_pool_sums", <size_t>&norm_pool_sums)
+kernel(b"norm_pool_grad", <size_t>&norm_pool_grad)

@@ -300,10 +300,10 @@ cdef void clip_norm(const Instr *ins, const Context *ctx, int tid, int nthreads)
     (<float*>ins.ptr[0])[0] = <float>factor if factor < 1.0 else <float>1.0
 
 
-KERNELS["sgd"] = <size_t>&sgd
-KERNELS["rmsprop"] = <size_t>&rmsprop
-KERNELS["adagrad"] = <size_t>&adagrad
-KERNELS["adam"] = <size_t>&adam
-KERNELS["clip_value"] = <size_t>&clip_value
-KERNELS["squared_norms"] = <size_t>&squared_norms
-KERNELS["clip_norm"] = <size_t>&clip_norm
+kernel(b"sgd", <size_t>&sgd)
+kernel(b"rmsprop", <size_t>&rmsprop)
+kernel(b"adagrad", <size_t>&adagrad)
+kernel(b"adam", <size_t>&adam)
+kernel(b"clip_value", <size_t>&clip_value)
+kernel(b"squared_norms", <size_t>&squared_norms)
+kernel(b"clip_norm", <size_t>&clip_norm)

@@ -132,4 +132,4 @@ def packed_size(n, k):
     return (n + VL - 1) // VL * VL * k
 
 
-KERNELS["pack"] = <size_t>&pack
+kernel(b"pack", <size_t>&pack)

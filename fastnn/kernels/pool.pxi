@@ -238,7 +238,7 @@ cdef void dropout2d(const Instr *ins, const Context *ctx, int tid, int nthreads)
                 y[j] = x[j] * factor[j] if factor[j] != <float>0.0 else <float>0.0
 
 
-KERNELS["max_pool2d"] = <size_t>&max_pool2d
-KERNELS["max_pool2d_grad"] = <size_t>&max_pool2d_grad
-KERNELS["resample2d"] = <size_t>&resample2d
-KERNELS["dropout2d"] = <size_t>&dropout2d
+kernel(b"max_pool2d", <size_t>&max_pool2d)
+kernel(b"max_pool2d_grad", <size_t>&max_pool2d_grad)
+kernel(b"resample2d", <size_t>&resample2d)
+kernel(b"dropout2d", <size_t>&dropout2d)

@@ -31,4 +31,4 @@ cdef void dropout(const Instr *ins, const Context *ctx, int tid, int nthreads) n
         i += 64
 
 
-KERNELS["dropout"] = <size_t>&dropout
+kernel(b"dropout", <size_t>&dropout)

@@ -316,5 +316,5 @@ cdef void recurrent_grad(const Instr *ins, const Context *ctx, int tid, int nthr
         rows_product(&r, dh, r.kind == GRU, NULL, du_t, w, n, n, many)
 
 
-KERNELS["recurrent"] = <size_t>&recurrent
-KERNELS["recurrent_grad"] = <size_t>&recurrent_grad
+kernel(b"recurrent", <size_t>&recurrent)
+kernel(b"recurrent_grad", <size_t>&recurrent_grad)

@@ -295,7 +295,7 @@ cdef void argmax(const Instr *ins, const Context *ctx, int tid, int nthreads) no
         y[row] = best
 
 
-KERNELS["reduce"] = <size_t>&reduce
-KERNELS["softmax"] = <size_t>&softmax
-KERNELS["softmax_grad"] = <size_t>&softmax_grad
-KERNELS["argmax"] = <size_t>&argmax
+kernel(b"reduce", <size_t>&reduce)
+kernel(b"softmax", <size_t>&softmax)
+kernel(b"softmax_grad", <size_t>&softmax_grad)
+kernel(b"argmax", <size_t>&argmax)

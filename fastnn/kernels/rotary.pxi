@@ -43,4 +43,4 @@ cdef void rotary(const Instr *ins, const Context *ctx, int tid, int nthreads) no
             memcpy(y + j * d, x + j * d, (inner - ins.size[4]) * d * sizeof(float))
 
 
-KERNELS["rotary"] = <size_t>&rotary
+kernel(b"rotary", <size_t>&rotary)

@@ -313,5 +313,5 @@ cdef void winograd_filter(const Instr *ins, const Context *ctx, int tid, int nth
         i += VL
 
 
-KERNELS["winograd"] = <size_t>&winograd
-KERNELS["winograd_filter"] = <size_t>&winograd_filter
+kernel(b"winograd", <size_t>&winograd)
+kernel(b"winograd_filter", <size_t>&winograd_filter)

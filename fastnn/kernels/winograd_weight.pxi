@@ -176,5 +176,5 @@ cdef void winograd_fold(const Instr *ins, const Context *ctx, int tid, int nthre
         memcpy(ins.ptr[1], <const float*>ins.ptr[2] + 16 * n, ins.size[1] * sizeof(float))
 
 
-KERNELS["winograd_sums"] = <size_t>&winograd_sums
-KERNELS["winograd_fold"] = <size_t>&winograd_fold
+kernel(b"winograd_sums", <size_t>&winograd_sums)
+kernel(b"winograd_fold", <size_t>&winograd_fold)
