@@ -31,19 +31,20 @@ cdef void row_products(float *y, const float *a, const float *b, int64_t ld, int
             y[j] = y[j] + lanes[i * QUERIES + j]
 
 
-# x becomes p·keep, what dv takes; dp becomes scale·ds.
-cdef void weights_grad(float *x, float *dp, const float *keep, const float *lse, const float *delta, float scale,
-                       int64_t keys) noexcept nogil:
+# x becomes p·keep, what dv takes; dp becomes scale·ds. kept is a literal: a test inside the loops would keep GCC from
+# vectorising them.
+cdef inline void weights_grad(bint kept, float *x, float *dp, const float *keep, const float *lse, const float *delta,
+                              float scale, int64_t keys) noexcept nogil:
     cdef int64_t s
     cdef int j
     cdef float p
     for s in range(keys):
         for j in range(QUERIES):
             p = exp2_(x[s * QUERIES + j] - lse[j])
-            if keep != NULL:
+            if kept:
                 dp[s * QUERIES + j] = dp[s * QUERIES + j] * keep[s * QUERIES + j]
             dp[s * QUERIES + j] = p * (dp[s * QUERIES + j] - delta[j]) * scale
-            x[s * QUERIES + j] = p * keep[s * QUERIES + j] if keep != NULL else p
+            x[s * QUERIES + j] = p * keep[s * QUERIES + j] if kept else p
 
 
 # dq, dk, dv, dmask of one (batch, head); dk, dv, dmask may be NULL.
@@ -82,9 +83,9 @@ cdef void attend_grad(const Attention *a, float *dq, float *dk, float *dv, float
                    <float>1.0, keys, count, a.width)
             if a.p > 0.0:
                 att_keep(keep, a, query, count, key, keys)
-                weights_grad(x, dp, keep, sums, delta, a.scale, keys)
+                weights_grad(True, x, dp, keep, sums, delta, a.scale, keys)
             else:
-                weights_grad(x, dp, NULL, sums, delta, a.scale, keys)
+                weights_grad(False, x, dp, NULL, sums, delta, a.scale, keys)
             if dmask != NULL:
                 unscale = <float>1.0 / a.scale
                 for i in range(count):
