@@ -33,7 +33,7 @@ COMMON = ["-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", 
 LINK = ["-Wl,-s", "-Wl,-z,noseparate-code", "-pthread"] if platform.system() == "Linux" else []
 # What made no kernel faster (digits step, GEMM, convolutions, elementwise: within 1 %), only larger, by 5 %: copies of
 # functions and loops, which only GCC makes, and padding between segments.
-SMALLER = ["-fno-split-loops", "-fno-ipa-cp-clone", "-fno-partial-inlining"]
+SMALLER = ["-fno-split-loops", "-fno-ipa-cp-clone"]
 MACROS = []
 # Register tiles are one inline function, instantiated by calls with literal extents: slow unless inlined.
 INLINE = [("CYTHON_INLINE", "inline __attribute__((always_inline))")]
