@@ -183,3 +183,21 @@ def test_a_failing_process_is_reported(monkeypatch):
     monkeypatch.setitem(footprint.IMPORTS, "fastnn", "raise SystemExit('no such luck')")
     with pytest.raises(RuntimeError, match="no such luck"):
         footprint.measure(["fastnn"], rounds=1)
+
+
+def test_families_that_load_on_first_use_find_what_they_need():
+    """Each in a process of its own, where nothing else has loaded it."""
+    uses = (
+        "nn.MultiheadAttention(8, 2)(x, x, x, key_padding_mask=numpy.zeros((3, 1), bool))",
+        "nn.TransformerEncoderLayer(8, 2, 8)(x)",
+        "nn.LSTM(8, 4)(x)",
+        "nn.Embedding(5, 8)(numpy.zeros((1, 3), int))",
+        "nn.RotaryEmbedding(8)(x)",
+        "functional.embedding(numpy.zeros((1, 3), int), x[0])",
+        "functional.scaled_dot_product_attention(x, x, x)",
+        "fastnn.quantize(nn.Sequential(nn.Linear(8, 2)), x[0])(x[0])",
+        "fastnn.models.GPT(9, 4, 1, 1, 8).generate(numpy.zeros(1, int), 2)",
+    )
+    start = "import numpy, fastnn\nfrom fastnn import functional, nn\nx = numpy.ones((1, 3, 8), numpy.float32)\n"
+    for use in uses:
+        python(start + use)

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import functional as F  # noqa: N812
 from ..checks import positive
+from ..functional.attention import additive_mask
 from ..graph.tensor import current
 from ..parameter import Parameter
 from . import init
@@ -27,7 +28,7 @@ class Masked(Module):
 
 
 def _additive(x):
-    return F.attention.additive_mask(~x) if isinstance(x, np.ndarray) and x.dtype == bool else x
+    return additive_mask(~x) if isinstance(x, np.ndarray) and x.dtype == bool else x
 
 
 def check_rate(name: str, p: float) -> float:
