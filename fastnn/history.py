@@ -16,7 +16,11 @@ class History:
 
     def append(self, values: dict[str, float]) -> None:
         """Add an epoch. A quantity that is new, or missing now, is NaN in the other epochs."""
-        self.extend({name: [value] for name, value in values.items()}, 1)
+        if self.history.keys() == values.keys():
+            for name, value in values.items():
+                self.history[name].append(value)
+        else:
+            self.extend({name: [value] for name, value in values.items()}, 1)
 
     def extend(self, values: dict[str, list[float]], epochs: int) -> None:
         """Add so many epochs at once; nothing is known of quantities that have none."""

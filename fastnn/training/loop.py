@@ -66,6 +66,7 @@ class Loop:
         self.samples = len(data[0]) if rows is None else len(rows)
         self.every = [c for c in callbacks if c.every]
         self.watched = any(c.watches for c in callbacks)
+        self._heard: dict[str, list[Callback]] = {}             # hook → those who do something there
         self.parts: list[tuple[Any, int, int]] = []             # of the epoch at hand
         self.pace = 0.0                         # seconds an iteration
         self.started = time.perf_counter() - position.seconds
@@ -172,7 +173,7 @@ class Loop:
             if not finished:
                 return                              # a callback stopped the training within an epoch
             seconds = time.perf_counter() - started
-            samples = at.batch * self._size(at.epoch)
+            samples = at.batch * at.batch_size
             samples = samples if at.steps else min(samples, self.samples)
             values = trainer._values(self._totals(), samples)
             values |= trainer._epoch_metrics(self.data, self.rows, self.interrupt)
@@ -194,9 +195,9 @@ class Loop:
         whether the epoch is over (a time budget ends it early)."""
         trainer, at = self.trainer, self.at
         self.parts = parts = self._parts(at.epoch)
-        iterations = self.iterations(at.epoch)
+        iterations = sum(batches for _, batches, _ in parts)
         n, order = self.samples, self.rows
-        at.batch_size = self._size(at.epoch)
+        at.batch_size = parts[0][0].batch_size
         if at.shuffle:
             drawn = at.steps and draw(n, at.steps * at.batch_size, trainer.seed, trainer.epoch)
             given = trainer._order or (lambda n: permutation(n, trainer.seed, trainer.epoch))
@@ -205,7 +206,7 @@ class Loop:
         at.sums = at.sums or [[0.0] * (2 + len(trainer._additive)) for _ in range(2)]
         whole = None if self.time_budget is not None else self._rates(at.batch, iterations - at.batch)
         begin = at.batch
-        rate = float(self._rates(iterations - 1, 1)[0])
+        rate = float(self._rates(iterations - 1, 1)[0] if whole is None or begin == iterations else whole[-1])
         while at.batch < iterations:
             self._check()
             k = int(at.batch >= parts[0][1])
@@ -300,13 +301,20 @@ class Loop:
         return {name: values[-1] for name, values in self.history.history.items()}
 
     def _call(self, hook: str, *arguments) -> None:
-        # on_train_end is called after Ctrl-C too, and then not cut short.
-        for callback in self.callbacks:
-            if hook == "on_train_end":
+        # Most callbacks leave most hooks as they are: those need not be called.
+        if hook not in self._heard:
+            from ..callbacks import Callback
+
+            empty = getattr(Callback, hook)
+            self._heard[hook] = [c for c in self.callbacks if getattr(getattr(c, hook), "__func__", None) is not empty]
+        called = self._heard[hook]
+        if hook == "on_train_end":              # is called after Ctrl-C too, and then not cut short
+            for callback in called:
                 getattr(callback, hook)(*arguments)
-                continue
+        elif called:
             with self.interrupt.raising():
-                getattr(callback, hook)(*arguments)
+                for callback in called:
+                    getattr(callback, hook)(*arguments)
 
     def _iterations_done(self, rate: float) -> None:
         """Tell those who asked."""
