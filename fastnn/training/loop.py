@@ -283,12 +283,13 @@ class Loop:
         """By what the sums over a part's batches count in the epoch's: the metrics' are means of batches."""
         return np.array([1.0, 1.0, *[float(step.batch_size)] * len(self.trainer._additive)])
 
-    def _totals(self) -> np.ndarray:
+    def _totals(self) -> list[float]:
         """Sums over the batches done: Σ loss·weight, Σ weight, then the metrics' by samples."""
-        totals = np.zeros(2 + len(self.trainer._additive))
-        for (step, _, _), sums in zip(self.parts, self.at.sums, strict=False):
-            totals += sums * self.scale(step)
-        return totals
+        loss, weight, *metrics = [0.0] * (2 + len(self.trainer._additive))
+        for (step, _, _), (of_loss, of_weight, *means) in zip(self.parts, self.at.sums, strict=False):
+            loss, weight = loss + of_loss, weight + of_weight
+            metrics = [total + mean * step.batch_size for total, mean in zip(metrics, means, strict=True)]
+        return [loss, weight, *metrics]
 
     def _validate(self) -> dict[str, float]:
         return self.trainer._evaluate(self.validation, self.validation_rows, self.interrupt)
