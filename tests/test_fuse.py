@@ -368,7 +368,7 @@ def test_a_norm_is_computed_anew_before_the_weight_gradient_that_reads_it():
         return [loss, *gradients(loss, [x, w, v])]
 
     graph = graph_of(function, (40, 12), (12, 64), (64, 64))
-    again = rewrite(graph, rules.recompute.norm_before_weight_gradient)
+    again = rewrite(graph, rules.fold.norm_again)
     again.verify()
     assert ops(graph).count("layer_norm") == 1 and ops(again).count("layer_norm") == 2
     arrays = [RNG.standard_normal(s).astype(np.float32) for s in ((40, 12), (12, 64), (64, 64))]

@@ -10,10 +10,10 @@ import numpy as np
 from jax import lax
 
 from .images import BatchNorm, Conv, Flatten, GlobalAvgPool, Linear, MaxPool, ReLU
-from .peers import Peer
+from .jax_peer import JaxJit
 
 
-class JaxImages(Peer):
+class JaxImages(JaxJit):
     def prepare(self, threads: int) -> None:
         layers, lr = self.network.layers, self.network.lr
 
@@ -92,13 +92,3 @@ class JaxImages(Peer):
         norms = [shapes[0] for layer, shapes, _ in self.network.described() if isinstance(layer, BatchNorm)]
         running = [jnp.full(shape, value, jnp.float32) for shape in norms for value in (0, 1)]
         self.state = params, m, v, running, jnp.zeros((), jnp.float32)
-
-    def train(self, epochs: int) -> list[float]:
-        means = []
-        for _ in range(epochs):
-            losses = []
-            for pair in self.pairs:
-                self.state, loss = self.step(self.state, pair)
-                losses.append(loss)
-            means.append(float(np.mean(jax.device_get(losses))))
-        return means

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .peers import Peer
+from .jax_peer import JaxScan
 
 
-class JaxTexts(Peer):
+class JaxTexts(JaxScan):
     def prepare(self, threads: int) -> None:
         n, lr = self.network, self.network.lr
         above = jnp.triu(jnp.full((n.context, n.context), -jnp.inf), 1)
@@ -59,10 +59,3 @@ class JaxTexts(Peer):
         params = {name: jnp.array(value) for name, value in self.parameters.items()}
         m, v = jax.tree.map(jnp.zeros_like, params), jax.tree.map(jnp.zeros_like, params)
         self.state = params, m, v, jnp.zeros((), jnp.float32)
-
-    def train(self, epochs: int) -> list[float]:
-        means = []
-        for _ in range(epochs):
-            self.state, losses = self.epoch(self.state, self.stacked)
-            means.append(losses)
-        return [float(losses.mean()) for losses in jax.block_until_ready(means)]

@@ -141,6 +141,7 @@ def norm_again(node: Tensor, uses: Counter[int]) -> Tensor | None:
     """A weight gradient that reads a norm computes it again: only the norm's input is kept from forward to backward.
 
     The input is kept for the norm's own gradient anyway; one more pass over it is cheaper than as much memory again.
+    The same kernel on the same numbers, so no bit changes. (Chen et al., 2016, arXiv 1604.06174.)
     """
     weight = node.op in ("conv2d_weight", "depthwise_conv2d_weight") or (node.op == "matmul" and node.attrs["ta"])
     if not weight or not any(_is_kept_norm(x, uses) for x in node.inputs):
@@ -151,7 +152,7 @@ def norm_again(node: Tensor, uses: Counter[int]) -> Tensor | None:
 
 def _is_kept_norm(x: Tensor, uses: Counter[int]) -> bool:
     own = root(x)
-    return own.op == "channel_norm" and (uses[own.id] > 1 or uses[x.id] > 1)
+    return own.op in ("channel_norm", "layer_norm") and (uses[own.id] > 1 or uses[x.id] > 1)
 
 
 def _computed_again(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from . import fold, layout, recompute
+from . import fold, layout
 from .graph import Graph, is_borrowed, root
 from .ops import apply, item
 from .ops.linalg import ACTIVATION, GRADIENT, SLOPE
@@ -227,8 +227,7 @@ PORTABLE: tuple[Rule, ...] = (
     scalar_operand,
     product_of_numbers,
 )
-RULES: tuple[Rule, ...] = (*fold.TRAINING, *PORTABLE, embedding_gradient_sum, pack_transposed,
-                           recompute.norm_before_weight_gradient, faster_convolution)
+RULES: tuple[Rule, ...] = (*fold.TRAINING, *PORTABLE, embedding_gradient_sum, pack_transposed, faster_convolution)
 
 
 def rewrite(graph: Graph, rule: Rule) -> Graph:

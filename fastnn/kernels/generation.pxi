@@ -12,7 +12,6 @@ from libc.math cimport INFINITY, sqrt
 
 cdef enum:
     CACHE_BLOCK = 64
-    CACHE_MOST_D = 256
 
 
 # One query over positions 0 … p of one head. y, q (d); kt (d, capacity); v (capacity, d).
