@@ -174,10 +174,12 @@ class Step:
         self.check = program.check = partial(check_rows, classes, ids)
         # A view of the last batch's prediction, where it was asked for.
         self.prediction = None if prediction is None else program.array(prediction)
+        self.bound: Sequence[Source] = ()
 
     def bind(self, data: Sequence[Source]) -> None:
         """Read batches from these sources from now on."""
         executor, sources = self.program.executor, self.program.sources
+        self.bound = data
         for name, one in zip(("x", "y", "w"), data, strict=False):
             if name in sources:
                 executor.bind_source(sources[name], one.address, one.row_bytes, one.code)

@@ -325,7 +325,7 @@ class Trainer:
             self._forget()
 
     def _forget(self) -> None:
-        self._programs.clear()
+        self._programs = {}                             # a new one tells a loop that its steps are obsolete
         self._last = None
 
     def _check(self, data: list[Source]) -> None:

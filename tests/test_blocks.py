@@ -12,13 +12,14 @@ import pytest
 import fastnn
 from fastnn import DivergenceError, Trainer, nn, optim
 from fastnn.callbacks import LambdaCallback
-from fastnn.training import blocks
+from fastnn.training import blocks, whole
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((103, 6)).astype(np.float32)
 Y = RNG.integers(0, 4, 103)
-# Any callback makes the loop go epoch by epoch.
+# Any callback makes the loop go epoch by epoch, this one in pieces of 2 iterations.
 LOOK = LambdaCallback(on_epoch_end=lambda epoch, logs: None)
+PIECES = LambdaCallback(on_batch_end=lambda iteration, logs: None, every=2)
 
 
 def trainer_of(lr=0.01, num_threads=1, layers=()):
@@ -50,21 +51,23 @@ def same(a, b):
     ],
     ids=lambda a: next(iter(a)) if isinstance(a, dict) else None,
 )
-def test_same_bits_as_epoch_by_epoch(arguments, num_threads, monkeypatch):
-    a, b = trainer_of(num_threads=num_threads), trainer_of(num_threads=num_threads)
+def test_same_bits_as_epoch_by_epoch_and_in_pieces(arguments, num_threads, monkeypatch):
     calls = []
-    monkeypatch.setattr(blocks, "run_epochs", lambda *a, **k: calls.append(a[1]) or run(*a, **k))
-    histories = [t.fit(X, Y, epochs=9, verbose=0, callbacks=c, **arguments) for t, c in ((a, ()), (b, [LOOK]))]
-    assert sum(calls) == 9 and max(calls) > 1
-    same(a, b)
-    for name, values in histories[0].history.items():
-        if name != "samples_per_second":
-            assert values == histories[1][name], name
+    monkeypatch.setattr(whole, "run_epochs", lambda *a, **k: calls.append(a[1]) or run(*a, **k))
+    trainers = [trainer_of(num_threads=num_threads) for _ in range(3)]
+    ways = list(zip(trainers, ([], [LOOK], [PIECES]), strict=True))
+    first, *others = [t.fit(X, Y, epochs=9, verbose=0, callbacks=c, **arguments).history for t, c in ways]
+    assert sum(calls) == 18 and max(calls) > 1 and calls[-9:] == [1] * 9
+    for trainer, history in zip(trainers[1:], others, strict=True):
+        same(trainers[0], trainer)
+        for name, values in first.items():
             assert all(type(v) is float for v in values)
-    assert a.fit(X, Y, epochs=2, verbose=0)["loss"] == b.fit(X, Y, epochs=2, verbose=0, callbacks=[LOOK])["loss"]
+            assert name == "samples_per_second" or values == history[name], name
+    first, *others = [t.fit(X, Y, epochs=2, verbose=0, callbacks=c)["loss"] for t, c in ways]
+    assert first == others[0] == others[1]
 
 
-run = blocks.run_epochs
+run = whole.run_epochs
 
 
 @pytest.mark.parametrize("lr", [1.5, 3.0, 5.0, 8.0, 20.0, 1e5, 1e30])
@@ -72,15 +75,43 @@ def test_divergence_in_a_block(lr, monkeypatch):
     """The same error, and the same parameters to go on from."""
     monkeypatch.setattr(blocks, "MOST", 7)
     found = []
-    for callbacks in ((), [LOOK]):
+    for callbacks in ((), [LOOK], [PIECES]):
         fastnn.manual_seed(0)
         model = nn.Sequential(nn.Linear(6, 3), nn.Identity(), nn.Linear(3, 3))
         trainer = Trainer(model, nn.MSELoss(), optim.SGD(lr=lr))
         with pytest.raises(DivergenceError) as error:
             trainer.fit(X, X[:, :3], epochs=400, batch_size=40, verbose=0, callbacks=callbacks)
         found.append((str(error.value), trainer))
-    assert found[0][0] == found[1][0]
-    same(found[0][1], found[1][1])
+    for message, trainer in found[1:]:
+        assert message == found[0][0]
+        same(found[0][1], trainer)
+
+
+def test_what_a_callback_changes_holds_from_the_next_epoch():
+    """Frozen parameters, the rate, training on other data, threads: what the engine was told must not outlive them."""
+    def change(epoch, logs):
+        if epoch == 0:
+            trainer.model[0].weight.requires_grad = False
+        elif epoch == 1:
+            trainer.optimizer.lr *= 0.1
+        elif epoch == 2:
+            trainer.step(X[50:82] + 1, Y[50:82])
+        elif epoch == 3:
+            trainer.num_threads = 2
+            trainer.model.eval()
+        elif epoch == 4:
+            trainer.model[0].weight.requires_grad = True
+
+    found = []
+    for watchers in ([], [PIECES]):
+        trainer = trainer_of()
+        states = LambdaCallback(on_epoch_end=lambda epoch, logs, t=trainer: found.append(state(t)))
+        trainer.fit(X, Y, epochs=7, verbose=0, callbacks=[*watchers, LambdaCallback(on_epoch_end=change), states])
+    for a, b in zip(found[:7], found[7:], strict=True):
+        assert all(np.array_equal(a[name], b[name]) for name in a)
+    weights = [values["0.weight"] for values in found[:7]]
+    changed = [not np.array_equal(a, b) for a, b in zip(weights, weights[1:], strict=False)]
+    assert changed == [False, False, False, False, True, True]
 
 
 def test_epochs_by_the_block_can_be_stopped_from_outside():

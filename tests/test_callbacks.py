@@ -10,7 +10,8 @@ import pytest
 from small_network import LABELS, X, cross_entropy, forward, mlp, same
 
 from fastnn import DivergenceError, Trainer, callbacks, nn, optim
-from fastnn.engine.executor import Executor
+from fastnn.step import Step
+from fastnn.training import loop, whole
 
 ITERATIONS = 5
 
@@ -72,19 +73,13 @@ def test_the_loss_so_far_is_the_mean_of_its_iterations():
     assert by_hand.step(x, y) == pytest.approx(seen[0][1], rel=1e-6)
 
 
-def test_epoch_callbacks_cost_no_call_of_the_engine(monkeypatch):
-    """As many runs of the engine as without callbacks: one for full batches, one for the short one."""
-    from fastnn.step import Step
-
-    calls = []
-    run = Step.run
-    monkeypatch.setattr(Step, "run", lambda self, *a, **k: (calls.append(a[0]), run(self, *a, **k))[1])
-    fit()
-    plain = list(calls)
-    calls.clear()
-    fit([callbacks.EarlyStopping(), callbacks.LearningRateLogger(), callbacks.TerminateOnNaN(), Recorder()])
-    assert calls == plain and plain[:2] == [4, 1]
-    assert hasattr(Executor, "run_batches")
+def test_an_epoch_with_epoch_callbacks_is_one_call_of_the_engine(monkeypatch):
+    calls, run = [], whole.run_epochs
+    monkeypatch.setattr(whole, "run_epochs", lambda *a, **k: calls.append(a[1]) or run(*a, **k))
+    monkeypatch.setattr(Step, "run", None)
+    nothing = callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: None, on_epoch_end=lambda epoch, logs: None)
+    fit([callbacks.LearningRateLogger(), callbacks.TerminateOnNaN(), nothing], validation_data=None)
+    assert calls == [1, 1, 1]
 
 
 @pytest.mark.parametrize("restore", [True, False])
@@ -210,6 +205,16 @@ def test_the_bar_shows_iterations_loss_rate_and_time():
     lines = io.StringIO()
     fit(callbacks.ProgressBar(file=lines), epochs=3)
     assert len(lines.getvalue().splitlines()) == 3 and "\r" not in lines.getvalue()
+
+
+def test_the_bar_moves_within_an_epoch(monkeypatch):
+    pytest.importorskip("tqdm")
+    monkeypatch.setattr(loop, "SLICE", 0.0)         # seconds between two looks: after each iteration
+    shown, bar = [], callbacks.ProgressBar(file=Terminal())
+    move = bar.on_batch_end
+    bar.on_batch_end = lambda iteration, logs: (shown.append(iteration), move(iteration, logs))
+    fit(bar, epochs=2)
+    assert shown[-5:] == [1, 2, 3, 4, 5]
 
 
 def test_verbose_0_is_silent(capsys):

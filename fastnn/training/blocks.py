@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..engine.executor import run_epochs
-
 if TYPE_CHECKING:
     from .loop import Loop
+    from .whole import Done
 
 SECONDS = 0.1                   # of a block, about: a look at trainer.stop_training is due then
 MOST = 1000                     # epochs of a block: what is done with its values in Python stays short
@@ -46,6 +44,7 @@ class Blocks:
             seconds, diverged = self._block(min(epochs, until - at.epoch))
             if diverged or not memory.finite():
                 (trainer.epoch, trainer.iteration, at.epoch, at.iteration), snapshot = self.starts[0]
+                at.batch, at.sums = 0, []
                 memory.restore(snapshot)
                 loop.history.truncate(at.epoch)
                 return False
@@ -58,42 +57,32 @@ class Blocks:
     def _block(self, epochs: int) -> tuple[float, bool]:
         """So many epochs; the seconds of the last one, and whether a loss was not finite."""
         loop, trainer, at = self.loop, self.loop.trainer, self.loop.at
-        loop.parts = loop._parts(at.epoch)
-        at.batch_size = loop._size(at.epoch)
-        each, lr = loop.iterations(at.epoch), trainer.optimizer.lr
-        trainer._memory.arena.version += 1
-        seconds, sums, rest, unfinished, diverged, error = run_epochs(
-            [step.part(batches, first, trainer._threads(step)) for step, batches, first in loop.parts],
-            epochs, loop.samples, rows=loop.rows, rates=np.full(epochs * each, lr), shuffled=at.shuffle,
-            seed=trainer.seed, epoch=trainer.epoch, step=trainer.iteration, interrupt=loop.interrupt,
-        )
-        done, before = len(seconds), loop.history.epochs
-        trainer.epoch += done
-        at.epoch += done
-        for counters in (trainer, at):
-            counters.iteration += done * each + rest
-        at.seconds = time.perf_counter() - loop.started
-        columns = self._columns(seconds, sums, lr, min(each * at.batch_size, loop.samples))
+        done, before = loop.whole.run(epochs), loop.history.epochs
+        finished = len(done.seconds)
+        trainer.epoch += finished
+        at.epoch += finished
+        columns = self._columns(done, min(loop.whole.iterations * at.batch_size, loop.samples))
         try:
-            loop.history.extend(columns, done)
+            loop.history.extend(columns, finished)
         except KeyboardInterrupt:               # by a handler of the program's own: it must not cut this in two
             loop.history.truncate(before)
-            loop.history.extend(columns, done)
+            loop.history.extend(columns, finished)
             raise
-        if error is not None:
-            at.batch, at.sums = rest, unfinished
-            raise error
-        return float(seconds[-1]) if done else 0.0, diverged
+        if done.error is not None:
+            raise done.error
+        return float(done.seconds[-1]) if finished else 0.0, done.diverged
 
-    def _columns(self, seconds: np.ndarray, sums: np.ndarray, lr: float, samples: int) -> dict[str, list[float]]:
+    def _columns(self, done: Done, samples: int) -> dict[str, list[float]]:
         """What the history holds of the finished epochs."""
-        trainer, n = self.loop.trainer, len(seconds)
-        totals = np.zeros((n, sums.shape[2]))
+        trainer, seconds = self.loop.trainer, done.seconds
+        n = len(seconds)
+        totals = np.zeros((n, done.sums.shape[2]))
         for i, (step, _, _) in enumerate(self.loop.parts):
-            totals += sums[:, i] * self.loop.scale(step)
+            totals += done.sums[:, i] * self.loop.scale(step)
         # As Trainer._values has it of one epoch.
         loss, weight = totals[:, 0], totals[:, 1]
         if getattr(trainer.loss, "reduction", "mean") != "sum":
             loss = np.divide(loss, weight, out=np.zeros(n), where=weight != 0)
         metrics = {m: (total / samples).tolist() for m, total in zip(trainer._additive, totals.T[2:], strict=True)}
-        return {"loss": loss.tolist(), **metrics, "lr": [lr] * n, "samples_per_second": (samples / seconds).tolist()}
+        speeds = (samples / seconds).tolist()
+        return {"loss": loss.tolist(), **metrics, "lr": [done.rate] * n, "samples_per_second": speeds}

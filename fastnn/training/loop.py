@@ -18,6 +18,7 @@ from ..errors import DivergenceError
 from ..history import History
 from .blocks import Blocks
 from .interrupt import Interrupt
+from .whole import WholeEpochs
 
 if TYPE_CHECKING:
     from ..callbacks import Callback
@@ -65,9 +66,10 @@ class Loop:
         self.history = History(position.history)
         self.samples = len(data[0]) if rows is None else len(rows)
         self.every = [c for c in callbacks if c.every]
-        self.watched = any(c.watches for c in callbacks)
+        self.watched = False                                    # known once a progress bar knows whether it is shown
         self._heard: dict[str, list[Callback]] = {}             # hook → those who do something there
         self.parts: list[tuple[Any, int, int]] = []             # of the epoch at hand
+        self.whole = WholeEpochs(self)
         self.pace = 0.0                         # seconds an iteration
         self.started = time.perf_counter() - position.seconds
         self.reserve = 0.0                      # seconds that the last validation will take
@@ -135,6 +137,7 @@ class Loop:
         for callback in self.callbacks:
             callback.set_trainer(self.trainer)
         self._call("on_train_begin", {})
+        self.watched = any(c.watches for c in self.callbacks)
         for callback, state in zip(self.callbacks, self.saved_callbacks or (), strict=False):
             callback.load_state(state)
         if self.time_budget is not None and self.validation is not None:
@@ -192,17 +195,37 @@ class Loop:
 
     def _epoch(self) -> tuple[int | None, float, bool]:
         """The rest of the epoch at hand: the iteration, from 1, whose loss was not finite, if any; the last rate;
-        whether the epoch is over (a time budget ends it early)."""
+        whether the epoch is over (a callback or a time budget ends it early)."""
+        if not WholeEpochs.suits(self):
+            return self._pieces()
+        done, at = self.whole.run(), self.at
+        if len(done.seconds):
+            at.batch, at.sums = self.whole.iterations, done.sums[0].tolist()
+        if done.error is not None:
+            raise done.error
+        return at.batch + 1 if done.diverged else None, done.rate, True
+
+    def _order(self) -> np.ndarray | None:
+        """Rows of the epoch at hand in an order that is not the engine's own; None where it is."""
+        trainer, at = self.trainer, self.at
+        if at.steps is not None:
+            order = draw(self.samples, at.steps * at.batch_size, trainer.seed, trainer.epoch)
+        elif at.shuffle and trainer._order is not None:
+            order = trainer._order(self.samples)
+        else:
+            return None
+        return order if self.rows is None else self.rows[order]
+
+    def _pieces(self) -> tuple[int | None, float, bool]:
+        """As _epoch, piece by piece."""
         trainer, at = self.trainer, self.at
         self.parts = parts = self._parts(at.epoch)
         iterations = sum(batches for _, batches, _ in parts)
-        n, order = self.samples, self.rows
         at.batch_size = parts[0][0].batch_size
-        if at.shuffle:
-            drawn = at.steps and draw(n, at.steps * at.batch_size, trainer.seed, trainer.epoch)
-            given = trainer._order or (lambda n: permutation(n, trainer.seed, trainer.epoch))
-            order = given(n) if drawn is None else drawn
-            order = order if self.rows is None else self.rows[order]
+        order = self._order()
+        if order is None:
+            order = permutation(self.samples, trainer.seed, trainer.epoch) if at.shuffle else None
+            order = self.rows if order is None else order if self.rows is None else self.rows[order]
         at.sums = at.sums or [[0.0] * (2 + len(trainer._additive)) for _ in range(2)]
         whole = None if self.time_budget is not None else self._rates(at.batch, iterations - at.batch)
         begin = at.batch
