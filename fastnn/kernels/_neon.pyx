@@ -36,6 +36,12 @@ cdef extern from "arm_neon.h":
     half high "vget_high_f32"(vec x) noexcept nogil
     vec select "vbslq_f32"(bits choose, vec a, vec b) noexcept nogil
 
+cdef extern from *:
+    """
+    #define vhold(x)
+    """
+    void vhold(vec x) noexcept nogil         # see x86.pxi; here instructions do not load
+
 ctypedef int64_t mask_t
 
 # Register tiles: MRx rows by x vectors, x <= NV. 24 to 28 accumulators, x vectors of B, one broadcast.

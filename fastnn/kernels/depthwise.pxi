@@ -203,7 +203,7 @@ cdef void depthwise_conv2d(const Instr *ins, const Context *ctx, int tid, int nt
     cdef Phase ph
     cdef Run h
     cdef Slide s
-    cdef int64_t c = ins.size[5], epilogue = ins.size[17], act = ins.size[18], row, hi, i, rows, form, count
+    cdef int64_t c = ins.size[5], epilogue = ins.size[17], act = ins.size[18], row, hi, i, r, rows, form, count, left
     cdef bint relu = epilogue == EPILOGUE_ACT and act == ACT_RELU and ins.ptr[1] == NULL
     cdef bint after = epilogue != EPILOGUE_NONE and not relu
     cdef float alpha = <float>ins.scalar[0], floor = <float>0.0 if relu else -INFINITY
@@ -215,6 +215,7 @@ cdef void depthwise_conv2d(const Instr *ins, const Context *ctx, int tid, int nt
     axis_of(&ah, ins.size, 0)
     axis_of(&aw, ins.size, 1)
     form = slide_start(&s, ins.size[0], &ah, &aw, bias, floor, c)
+    phase_of(&ah, 0, &ph)
     slice_of(ins.size[0] * ah.y, 1, tid, nthreads, &row, &hi)
     while row < hi:
         i = row % ah.y
@@ -222,10 +223,14 @@ cdef void depthwise_conv2d(const Instr *ins, const Context *ctx, int tid, int nt
         y = <float*>ins.ptr[0] + row * aw.y * c
         # z is what the epilogue reads: kept in `pre`, if anybody asks for it.
         z = <float*>ins.ptr[1] + row * aw.y * c if ins.ptr[1] != NULL else y
-        phase_of(&ah, i % ah.stride if ah.transposed else 0, &ph)
-        i = i // ah.stride if ah.transposed else i
+        left = ah.y - i
+        if ah.transposed:
+            r = i % ah.stride
+            if r != ph.r:
+                phase_of(&ah, r, &ph)
+            i = i // ah.stride
         next_run(&ph, ah.x, i, i + 1, &h)
-        rows = slide_rows(form, &s, z, x, weight, &ah, &aw, &ph, &h, imin(hi - row, ah.y - i))
+        rows = slide_rows(form, &s, z, x, weight, &ah, &aw, &ph, &h, imin(hi - row, left))
         if rows == 0:
             tiled_row(z, x, weight, bias, floor, &ah, &aw, &ph, &h, c)
             rows = 1

@@ -18,6 +18,7 @@ cdef enum:
     WHOLE = 0               # vectors of channels: whole ones,
     MASKED = 1              # part of one,
     PAIRED = 2              # half of one, twice
+    DISTANT = 3             # whole ones, from memory
 
 cdef enum:
     SLIDE = 1               # stride 1,
@@ -127,104 +128,6 @@ cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int
         at += VL
 
 
-# Stride 2: even columns of the padded x add to outputs with taps 0, 2, 4, odd ones with taps 1, 3. acc[k] is output
-# out + k, of which the first needs no more than the even column.
-cdef inline void depth_skip(int rows, int cols, int mode, const Slide *s, int64_t lo, int64_t hi,
-                            mask_t mask) noexcept nogil:
-    cdef vec acc[3]
-    cdef vec w_[25]
-    cdef vec start, x_
-    cdef vec floor = vbroadcast(s.floor)
-    cdef int64_t at = lo, j, out, c = s.c, x_row = s.x_row, x_w = s.x_w, y_w = s.y_w
-    cdef int r, k, last = cols // 2
-    cdef const float *a
-    cdef const float *ahead = s.x + rows * x_row
-    cdef float *to
-    cdef float *to_ahead = s.y + y_w * c
-    while at < hi:
-        slide_weights(rows, cols, mode, s, at, mask, w_, &start)
-        for k in range(last + 1):
-            acc[k] = start
-        j = -s.left
-        a = s.x + at + j * c
-        to = s.y + at - last * c
-        for out in range(-last, y_w):
-            if s.far:
-                for k in range(4):
-                    prefetch_far(ahead + k * VL, 0, 2)
-                prefetch_far(to_ahead, 1, 2)
-                ahead += 4 * VL
-                to_ahead += VL
-            if 0 <= j < x_w:
-                for r in range(rows):
-                    x_ = slide_load(mode, a + r * x_row, 0, mask)
-                    for k in range(last + 1):
-                        acc[k] = vfma(x_, w_[r * cols + 2 * (last - k)], acc[k])
-            if out >= 0:
-                slide_store(mode, to, 0, mask, vmax(floor, acc[0]))
-            for k in range(last):
-                acc[k] = acc[k + 1]
-            acc[last] = start
-            if 0 <= j + 1 < x_w:
-                for r in range(rows):
-                    x_ = slide_load(mode, a + c + r * x_row, 0, mask)
-                    for k in range(last):
-                        acc[k] = vfma(x_, w_[r * cols + 2 * (last - k) - 1], acc[k])
-            j += 2
-            a += 2 * c
-            to += c
-        at += VL
-
-
-# The transposed form of stride 2: column j of x adds to outputs 2·j - left … 2·j - left + cols - 1, of which the
-# first two are then complete.
-cdef inline void depth_spread(int rows, int cols, int mode, const Slide *s, int64_t lo, int64_t hi,
-                              mask_t mask) noexcept nogil:
-    cdef vec acc[5]
-    cdef vec w_[15]
-    cdef vec start, x_
-    cdef vec floor = vbroadcast(s.floor)
-    cdef int64_t at = lo, j, out, c = s.c, x_row = s.x_row, x_w = s.x_w, y_w = s.y_w
-    cdef int r, k
-    cdef const float *a
-    cdef const float *ahead = s.x + x_w * c
-    cdef float *to
-    cdef float *to_ahead = s.y + y_w * c
-    while at < hi:
-        slide_weights(rows, cols, mode, s, at, mask, w_, &start)
-        for k in range(cols):
-            acc[k] = start
-        j = 0
-        out = -s.left
-        a = s.x + at
-        to = s.y + at + out * c
-        while out < y_w:
-            if s.far:
-                prefetch_far(ahead, 0, 2)
-                prefetch_far(to_ahead, 1, 2)
-                prefetch_far(to_ahead + VL, 1, 2)
-                ahead += VL
-                to_ahead += 2 * VL
-            if j < x_w:
-                for r in range(rows):
-                    x_ = slide_load(mode, a + r * x_row, 0, mask)
-                    for k in range(cols):
-                        acc[k] = vfma(x_, w_[r * cols + k], acc[k])
-            if out >= 0:
-                slide_store(mode, to, 0, mask, vmax(floor, acc[0]))
-            if 0 <= out + 1 < y_w:
-                slide_store(mode, to + c, 0, mask, vmax(floor, acc[1]))
-            for k in range(cols - 2):
-                acc[k] = acc[k + 2]
-            acc[cols - 2] = start
-            acc[cols - 1] = start
-            j += 1
-            out += 2
-            a += c
-            to += 2 * c
-        at += VL
-
-
 # Channels lo … hi - 1 of one row of y with `rows` rows of taps. mode: a literal.
 cdef inline void slide_row(int mode, int64_t form, int64_t rows, int64_t cols, const Slide *s, int64_t lo,
                            int64_t hi, mask_t mask) noexcept nogil:
@@ -235,14 +138,14 @@ cdef inline void slide_row(int mode, int64_t form, int64_t rows, int64_t cols, c
         else: depth_slide(1, 5, 5, 0, 5, mode, s, lo, hi, mask)
     elif form == SKIP:
         if cols == 3:
-            if rows == 3: depth_skip(3, 3, mode, s, lo, hi, mask)
-            else: depth_skip(2, 3, mode, s, lo, hi, mask)
-        else: depth_skip(5, 5, mode, s, lo, hi, mask)
+            if rows == 3: depth_skip(1, 3, 3, 0, 3, mode, s, lo, hi, mask)
+            else: depth_skip(1, 2, 3, 0, 2, mode, s, lo, hi, mask)
+        else: depth_skip(1, 5, 5, 0, 5, mode, s, lo, hi, mask)
     elif cols == 3:
-        if rows == 2: depth_spread(2, 3, mode, s, lo, hi, mask)
-        else: depth_spread(1, 3, mode, s, lo, hi, mask)
-    elif rows == 3: depth_spread(3, 5, mode, s, lo, hi, mask)
-    else: depth_spread(2, 5, mode, s, lo, hi, mask)
+        if rows == 2: depth_spread(1, 2, 3, mode, s, lo, hi, mask)
+        else: depth_spread(1, 1, 3, mode, s, lo, hi, mask)
+    elif rows == 3: depth_spread(1, 3, 5, mode, s, lo, hi, mask)
+    else: depth_spread(1, 2, 5, mode, s, lo, hi, mask)
 
 
 cdef void slide_one(int64_t form, int64_t rows, int64_t cols, const Slide *s) noexcept nogil:
@@ -321,6 +224,28 @@ cdef int64_t slide_rows(int64_t form, Slide *s, float *y, const float *x, const 
             rows = 4 if first == 0 and top + 6 <= ah.x and most >= 4 and 2 * (c % VL) == VL else 2
             slide_pairs(rows, first, last, s)
             return rows
+    if form >= SKIP and aw.taps == 3 and ah.taps == 3 and ah.stride == 2 and ah.dilation == 1 and most >= 2:
+        top = 2 * h.i - ah.padding
+        rows = 0
+        s.w = w
+        s.w_row = 3 * c
+        s.w_col = c
+        if form == SPREAD:
+            # The upper row has the middle taps alone, the lower one two rows of x or what there is of them.
+            if ph.taps == 1 and h.taps == 1:
+                rows = 2 if h.x + 1 < ah.x else 1
+                s.x = x + (h.x + rows - 1) * row
+                s.x_row = -row
+        elif top >= -1 and top + 5 <= ah.x:
+            rows = 5 if top >= 0 else 4
+            s.x = x + top * row
+            s.x_row = row
+        if rows > 0 and form == SPREAD:
+            spread_pair(rows, s)
+            return 2
+        if rows > 0:
+            skip_pair(rows, s)
+            return 2
     if form == 0 or not slide_knows(form, h.taps, aw.taps):
         return 0
     s.x = x + h.x * row

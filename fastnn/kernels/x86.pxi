@@ -1,5 +1,12 @@
 # What the three x86 units write alike, with their own vectors.
 
+cdef extern from *:
+    """
+    #define vhold(x) __asm__("" : "+v"(x))
+    """
+    # x stays in a register: where several instructions use a loaded vector, GCC otherwise lets each of them load it.
+    void vhold(vec x) noexcept nogil
+
 
 # In every group of four lanes, t[0 … 3] becomes its 4×4 transpose.
 cdef inline void vtranspose4(vec *t) noexcept nogil:
