@@ -57,14 +57,17 @@ CASES = [
     depthwise("five", 1, 17, (8, 9), 5, padding=2),
     depthwise("seven_by_two", 1, 3, (9, 7), (7, 2), padding=(3, 1)),
     depthwise("even_same", 2, 2, (6, 7), (4, 2), padding="same", dilation=(1, 3), bias=False),
-    # Every form of depthwise_slide.pxi: whole, half and other parts of vectors, one, two and four rows, borders.
+    # Every form of depthwise_slide.pxi and depthwise_stride2.pxi: whole, half and other parts of vectors, one to four rows,
+    # borders.
     depthwise("half_vectors", 2, 8, (11, 6), 3, padding=1),
     depthwise("and_a_half", 1, 24, (8, 3), 3, padding=1),
+    depthwise("three_rows", 2, 24, (3, 4), 3, padding=1),
     depthwise("half_vectors_alone", 1, 8, (6, 1), 3, padding=(0, 1)),
     depthwise("full_padding", 1, 16, (5, 4), 3, padding=2),
     depthwise("rows_apart", 1, 17, (9, 6), 3, stride=(2, 1), padding=1),
     depthwise("columns_apart", 1, 17, (6, 9), 3, stride=(1, 2), padding=1),
     depthwise("strided_even", 1, 24, (8, 12), 3, stride=2, padding=1),
+    depthwise("strided_padded_by_2", 1, 20, (9, 7), 3, stride=2, padding=2),
     depthwise("strided_unpadded", 1, 8, (8, 8), 3, stride=2),
     depthwise("strided_beyond", 1, 9, (5, 2), 3, stride=2, padding=3),
     depthwise("five_strided", 1, 17, (10, 11), 5, stride=2, padding=2),

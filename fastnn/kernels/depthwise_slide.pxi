@@ -164,13 +164,18 @@ cdef inline void slide_two(int mode, int64_t first, int64_t last, const Slide *s
     else: depth_slide(2, 3, 3, 1, 3, mode, s, lo, hi, mask)
 
 
-# `rows` rows of y with 3×3 taps: two, or four that see all of them. For four, half a vector of channels that is left
-# serves two pairs of rows at once.
+# `rows` rows of y with 3×3 taps: two, four that see all of them, or the three of an image that has no more. For four,
+# half a vector of channels that is left serves two pairs of rows at once.
 cdef void slide_pairs(int64_t rows, int64_t first, int64_t last, Slide *s) noexcept nogil:
     cdef int64_t whole = s.c // VL * VL, left = s.c - whole, row
     if rows == 4 and 2 * left == VL:
         depth_slide(2, 3, 3, 0, 4, PAIRED, s, whole, s.c, mask_of(VL))
         left = 0
+    if rows == 3:
+        depth_slide(3, 3, 3, 1, 4, WHOLE, s, 0, whole, mask_of(VL))
+        if left > 0:
+            depth_slide(3, 3, 3, 1, 4, MASKED, s, whole, s.c, mask_of(left))
+        return
     for row in range(0, rows, 2):
         slide_two(WHOLE, first, last, s, 0, whole, mask_of(VL))
         if left > 0:
@@ -222,6 +227,8 @@ cdef int64_t slide_rows(int64_t form, Slide *s, float *y, const float *x, const 
             s.w_row = -3 * c if ah.transposed else 3 * c
             s.w_col = -c if ah.transposed else c
             rows = 4 if first == 0 and top + 6 <= ah.x and most >= 4 and 2 * (c % VL) == VL else 2
+            if first == 1 and ah.x == 3 and most >= 3:
+                rows = 3
             slide_pairs(rows, first, last, s)
             return rows
     if form >= SKIP and aw.taps == 3 and ah.taps == 3 and ah.stride == 2 and ah.dilation == 1 and most >= 2:
