@@ -30,6 +30,8 @@ LAYERS = [
     ("ConvTranspose2d", (4, 6, 4), {"stride": 2, "padding": 1, "groups": 2}, (2, 4, 3, 5)),
     ("ConvTranspose2d", (4, 6, (3, 2)), {"stride": 3, "padding": (1, 0), "output_padding": 1, "dilation": 2,
                                          "bias": False}, (2, 4, 3, 4)),
+    ("ConvTranspose2d", (4, 6, 3), {"output_padding": (1, 0), "dilation": 2, "groups": 2}, (2, 4, 3, 4)),
+    ("ConvTranspose2d", (4, 5, 3), {"stride": (2, 1), "output_padding": 2, "dilation": 3}, (2, 4, 1, 4)),
 ]  # fmt: skip
 
 

@@ -122,7 +122,16 @@ def _conv2d_data_vjp(node: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
     x, weight = node.inputs
     attrs = _shared(node.attrs)
     dw = _swapped(apply("conv2d_weight", dy, x, kernel=weight.shape[:2], **attrs))
-    return apply("conv2d", dy, _swapped(weight), **attrs), dw
+    return apply("conv2d", dy, _swapped(weight), **{**attrs, "padding": _padding_back(node)}), dw
+
+
+def _padding_back(node: Tensor) -> tuple[int, ...]:
+    """Padding with which the convolution of dy has x's extent: dy may have pixels behind that no pixel of x reached."""
+    (x, weight), around = node.inputs, list(node.attrs["padding"])
+    for axis, (stride, dilation) in enumerate(zip(node.attrs["stride"], node.attrs["dilation"], strict=True)):
+        reached = (x.shape[1 + axis] - 1) * stride + dilation * (weight.shape[axis] - 1) + 1
+        around[2 * axis + 1] = reached - node.shape[1 + axis] - around[2 * axis]
+    return tuple(around)
 
 
 def _flops(sizes: tuple[int, ...], transposed: bool = False) -> float:
