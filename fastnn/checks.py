@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,3 +13,10 @@ def positive(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ValueError(f"{name} must be a positive integer, found {value!r}")
     return int(value)
+
+
+def rate(name: str, value: Any) -> float:
+    """A dropout rate as a float; ValueError that names it unless it is a number in [0, 1)."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), found {value!r}")
+    return float(value)

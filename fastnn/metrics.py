@@ -9,7 +9,7 @@ mode: one more forward pass over the set, which a training with "accuracy" alone
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -116,8 +116,11 @@ def rmse(prediction: np.ndarray, target: np.ndarray) -> float:
 
 
 def r2(prediction: np.ndarray, target: np.ndarray) -> float:
-    """1 - Σ(t - p)²/Σ(t - mean)², the mean over the outputs; of a constant target 1 if it is met exactly, else 0."""
+    """1 - Σ(t - p)²/Σ(t - mean)², the mean over the outputs; of a constant target 1 if it is met, else 0, and of
+    a single sample NaN, as in scikit-learn."""
     prediction, target = (a.reshape(len(a), -1) for a in _same_shape(prediction, target))
+    if len(target) < 2:
+        return float("nan")
     error, spread = np.square(target - prediction).sum(0), np.square(target - target.mean(0)).sum(0)
     score = np.where(spread > 0, 1 - error / np.where(spread > 0, spread, 1), (error == 0).astype(float))
     return float(score.mean())
@@ -163,10 +166,17 @@ def named(metric: str | Callable) -> tuple[str, Callable]:
     """Name and function. Raises ValueError with the names that there are."""
     if callable(metric):
         return getattr(metric, "__name__", "metric"), metric
-    for table in (METRICS, EPOCH_METRICS):
-        if metric in table:
-            return metric, table[metric]
+    for known in (METRICS, EPOCH_METRICS):
+        if metric in known:
+            return metric, known[metric]
     raise ValueError(f"unknown metric {metric!r}; known: {', '.join([*METRICS, *EPOCH_METRICS])}, or a function")
+
+
+def table(metrics: Sequence[str | Callable]) -> dict[str, Callable]:
+    """Name → function. Raises TypeError for one name in the place of a list."""
+    if isinstance(metrics, str) or callable(metrics):
+        raise TypeError(f"metrics must be a list of names or functions, found {metrics!r}")
+    return dict(named(m) for m in metrics)
 
 
 def value(name: str, metric: Callable, prediction: np.ndarray, target: np.ndarray) -> float:

@@ -34,6 +34,12 @@ class Optimizer:
 
     hyperparameters: tuple[str, ...] = ()
 
+    def __new__(cls, *args, **kwargs):
+        if (args and not isinstance(args[0], Real)) or "params" in kwargs:
+            raise TypeError(f"{cls.__name__} takes hyperparameters, lr first, and no parameters: the Trainer hands it "
+                            "those of its model")
+        return super().__new__(cls)
+
     def __init__(self, lr: float, weight_decay: float, groups, clip_norm, clip_value):
         self.lr = self._first_lr = _check("lr", lr, 0.0)
         self.weight_decay = _check("weight_decay", weight_decay, 0.0)

@@ -51,8 +51,8 @@ class Trainer:
     ):
         if not isinstance(model, Module):
             raise TypeError(f"model must be a Module, found {type(model).__name__}")
-        if not callable(loss):
-            raise TypeError(f"loss must be a loss or a function, found {type(loss).__name__}")
+        if not callable(loss) or isinstance(loss, type):
+            raise TypeError(f"loss must be a loss such as nn.MSELoss(), or a function, found {type(loss).__name__}")
         if isinstance(loss, Loss) and loss.reduction == "none":
             raise ValueError("training needs one number: the loss's reduction must be 'mean' or 'sum', found 'none'")
         if optimizer is not None and not isinstance(optimizer, Optimizer):
@@ -61,7 +61,7 @@ class Trainer:
             raise ValueError(f"seed must be an integer from 0 to 2**64 - 1, found {seed!r}")
         self.model, self.loss, self.seed = model, loss, int(seed)
         self.optimizer = optimizer if optimizer is not None else SGD()
-        self.metrics = dict(metric_functions.named(m) for m in metrics)
+        self.metrics = metric_functions.table(metrics)
         # Those that the program adds up batch by batch; the others need the predictions of the whole epoch.
         self._additive = {n: m for n, m in self.metrics.items() if m in metric_functions.METRICS.values()}
         self._epochal = {n: m for n, m in self.metrics.items() if n not in self._additive}

@@ -49,6 +49,7 @@ def test_regression_is_scikit_learns(columns):
     assert metrics.mae(p, t) == pytest.approx(sk.mean_absolute_error(t, p))
     assert metrics.rmse(p, t) == pytest.approx(np.sqrt(sk.mean_squared_error(t, p)))
     assert metrics.r2(p, t) == pytest.approx(sk.r2_score(t, p))
+    assert np.isnan(metrics.r2(p[:1], t[:1]))
 
 
 def test_confusion_matrix_is_scikit_learns():

@@ -1,4 +1,7 @@
-"""Activation layers. All but Softmax and LogSoftmax work element by element, on any shape."""
+"""Activation layers. All but Softmax and LogSoftmax work element by element, on any shape.
+
+PyTorch's argument inplace is taken and changes nothing: the plan lets results overwrite what nobody reads any more.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,13 @@ from .. import functional as F  # noqa: N812
 from .module import Module
 
 
-class ReLU(Module):
+class _Inplace(Module):
+    def __init__(self, inplace: bool = False):
+        super().__init__()
+        self.inplace = bool(inplace)
+
+
+class ReLU(_Inplace):
     """max(x, 0)."""
 
     def forward(self, x):
@@ -14,7 +23,7 @@ class ReLU(Module):
         return F.relu(x)
 
 
-class ReLU6(Module):
+class ReLU6(_Inplace):
     """min(max(x, 0), 6)."""
 
     def forward(self, x):
@@ -22,11 +31,11 @@ class ReLU6(Module):
         return F.relu6(x)
 
 
-class LeakyReLU(Module):
+class LeakyReLU(_Inplace):
     """x where x > 0, else negative_slope·x."""
 
-    def __init__(self, negative_slope: float = 0.01):
-        super().__init__()
+    def __init__(self, negative_slope: float = 0.01, inplace: bool = False):
+        super().__init__(inplace)
         self.negative_slope = negative_slope
 
     def forward(self, x):
@@ -34,11 +43,11 @@ class LeakyReLU(Module):
         return F.leaky_relu(x, self.negative_slope)
 
 
-class ELU(Module):
+class ELU(_Inplace):
     """x where x > 0, else alpha·(e^x - 1)."""
 
-    def __init__(self, alpha: float = 1.0):
-        super().__init__()
+    def __init__(self, alpha: float = 1.0, inplace: bool = False):
+        super().__init__(inplace)
         self.alpha = alpha
 
     def forward(self, x):
@@ -60,7 +69,7 @@ class GELU(Module):
         return F.gelu(x, self.approximate)
 
 
-class SiLU(Module):
+class SiLU(_Inplace):
     """x·sigmoid(x)."""
 
     def forward(self, x):
@@ -98,7 +107,7 @@ class Softplus(Module):
         return F.softplus(x, self.beta, self.threshold)
 
 
-class Hardswish(Module):
+class Hardswish(_Inplace):
     """x·min(max(x + 3, 0), 6)/6."""
 
     def forward(self, x):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from .. import functional as F  # noqa: N812
-from ..checks import positive
+from ..checks import positive, rate
 from ..functional.attention import additive_mask
 from ..graph.tensor import current
 from ..parameter import Parameter
@@ -31,13 +31,6 @@ def _additive(x):
     return additive_mask(~x) if isinstance(x, np.ndarray) and x.dtype == bool else x
 
 
-def check_rate(name: str, p: float) -> float:
-    """A dropout rate; ValueError that names it unless it is in [0, 1)."""
-    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
-        raise ValueError(f"{name} must be in [0, 1), found {p!r}")
-    return p
-
-
 class MultiheadAttention(Masked):
     """Attention of query (T, N, embed_dim) to key (S, N, kdim) and value (S, N, vdim) → ((T, N, embed_dim), weights).
 
@@ -57,7 +50,7 @@ class MultiheadAttention(Masked):
             raise ValueError(f"embed_dim must be a multiple of num_heads, found {embed_dim} and {num_heads} heads")
         self.kdim = self.embed_dim if kdim is None else positive("kdim", kdim)
         self.vdim = self.embed_dim if vdim is None else positive("vdim", vdim)
-        self.dropout, self.batch_first = check_rate("dropout", dropout), bool(batch_first)
+        self.dropout, self.batch_first = rate("dropout", dropout), bool(batch_first)
         e = self.embed_dim
         self.one_weight = self.kdim == self.vdim == e
         if self.one_weight:

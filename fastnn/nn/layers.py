@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from .. import functional as F  # noqa: N812
 from .. import rng
-from ..checks import positive
+from ..checks import positive, rate
 from ..parameter import Parameter
 from .module import Module
 
@@ -103,13 +103,14 @@ class Identity(Module):
 
 
 class Dropout(Module):
-    """Zero each element with probability p and scale the rest by 1/(1-p), in training programs only."""
+    """Zero each element with probability p and scale the rest by 1/(1-p), in training programs only.
 
-    def __init__(self, p: float = 0.5):
+    inplace changes nothing, as in the activations.
+    """
+
+    def __init__(self, p: float = 0.5, inplace: bool = False):
         super().__init__()
-        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
-            raise ValueError(f"dropout p must be in [0, 1), found {p!r}")
-        self.p = p
+        self.p, self.inplace = rate("dropout p", p), bool(inplace)
 
     def forward(self, x):
         """Any shape."""

@@ -231,10 +231,14 @@ class Module:
         return arena
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Copies of all parameters and buffers by name, in PyTorch's names and layouts."""
-        state = {name: np.array(p.data) for name, p in self.named_parameters()}
-        state.update((name, np.array(value)) for name, value in self.named_buffers())
-        return state
+        """Copies of all parameters and buffers by name, in PyTorch's names, order and layouts."""
+        own = {**{name: p.data for name, p in self.named_parameters()}, **dict(self.named_buffers())}
+        names = [
+            f"{prefix}.{name}" if prefix else name
+            for prefix, module in self.named_modules()
+            for name in (*module._parameters, *module._buffers)
+        ]
+        return {name: np.array(own[name]) for name in names if name in own}
 
     def load_state_dict(self, state: Mapping[str, np.ndarray], strict: bool = True) -> None:
         """Copy arrays into the parameters; nothing is changed if any name or shape is wrong.

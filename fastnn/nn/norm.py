@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from .module import Module
 
 
 def _eps(value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value < float("inf"):
         raise ValueError(f"eps must be a number of at least 0, found {value!r}")
     return float(value)
 
@@ -73,7 +74,8 @@ class GroupNorm(Module):
     Wu and He, "Group normalization" (2018).
     """
 
-    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True):
+    def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5, affine: bool = True, *,
+                 bias: bool = True):
         super().__init__()
         self.num_groups = positive("num_groups", num_groups)
         self.num_channels = positive("num_channels", num_channels)
@@ -81,7 +83,7 @@ class GroupNorm(Module):
             raise ValueError(f"num_groups {num_groups} does not divide num_channels {num_channels}")
         self.eps, self.affine = _eps(eps), bool(affine)
         self.weight = Parameter(np.ones(num_channels)) if affine else None
-        self.bias = Parameter(np.zeros(num_channels)) if affine else None
+        self.bias = Parameter(np.zeros(num_channels)) if affine and bias else None
 
     def forward(self, x):
         """x (n, num_channels, …) → the same shape."""
@@ -96,16 +98,17 @@ class _BatchNorm(Module):
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
-        track_running_stats: bool = True,
+        track_running_stats: bool = True, *, bias: bool = True,
     ):  # fmt: skip
         super().__init__()
         self.num_features, self.eps = positive("num_features", num_features), _eps(eps)
-        if momentum is not None and (isinstance(momentum, bool) or not isinstance(momentum, (int, float))
-                                     or not 0 <= momentum <= 1):  # fmt: skip
-            raise ValueError(f"momentum must be a number from 0 to 1, or None, found {momentum!r}")
+        if momentum is not None:
+            if isinstance(momentum, bool) or not isinstance(momentum, Real) or not 0 <= momentum <= 1:
+                raise ValueError(f"momentum must be a number from 0 to 1, or None, found {momentum!r}")
+            momentum = float(momentum)
         self.momentum, self.affine, self.track_running_stats = momentum, bool(affine), bool(track_running_stats)
         self.weight = Parameter(np.ones(num_features)) if affine else None
-        self.bias = Parameter(np.zeros(num_features)) if affine else None
+        self.bias = Parameter(np.zeros(num_features)) if affine and bias else None
         self.running_mean = Buffer(np.zeros(num_features)) if track_running_stats else None
         self.running_var = Buffer(np.ones(num_features)) if track_running_stats else None
         self.num_batches_tracked = Buffer(np.array(0)) if track_running_stats else None

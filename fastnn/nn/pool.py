@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .. import functional as F  # noqa: N812
+from ..checks import rate
 from .module import Module
 
 Size = int | tuple[int, int]
@@ -140,11 +141,9 @@ class Upsample(Module):
 class Dropout2d(Module):
     """Zero whole channels with probability p and scale the others by 1/(1-p), in training programs only."""
 
-    def __init__(self, p: float = 0.5):
+    def __init__(self, p: float = 0.5, inplace: bool = False):
         super().__init__()
-        if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
-            raise ValueError(f"dropout p must be in [0, 1), found {p!r}")
-        self.p = p
+        self.p, self.inplace = rate("dropout p", p), bool(inplace)
 
     def forward(self, x):
         """x (n, c, h, w) or (c, h, w)."""

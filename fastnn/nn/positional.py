@@ -8,9 +8,8 @@ import numpy as np
 
 from .. import functional as F  # noqa: N812
 from .. import rng
-from ..checks import positive
+from ..checks import positive, rate
 from ..parameter import Parameter
-from .attention import check_rate
 from .module import Module
 
 
@@ -47,7 +46,7 @@ class SinusoidalPositionalEncoding(Module):
 
     def __init__(self, d_model: int, dropout: float = 0.0):
         super().__init__()
-        self.d_model, self.p = positive("d_model", d_model), check_rate("dropout", dropout)
+        self.d_model, self.p = positive("d_model", d_model), rate("dropout", dropout)
 
     def config(self):
         """Constructor arguments of now."""
