@@ -74,7 +74,7 @@ class Trainer:
         self._last: tuple | None = None                 # program and sources of the last call of step()
         self._rate = np.empty(1)
         self.stop_training = False                      # set by a callback to end the training
-        self._loop = self._position = self._ended = self._order = None      # _order(n): of an epoch, not the engine's
+        self._loop = self._ended = self._order = None     # _order(n): of an epoch, not the engine's
 
     @property
     def transforms(self) -> tuple[Callable, ...]:
@@ -226,7 +226,7 @@ class Trainer:
     def save(self, path) -> None:
         """Write a checkpoint: parameters, optimizer state, counters, schedule, random state and history.
 
-        After a fit that Ctrl-C or a callback ended within an epoch, `fit(resume=path)` goes on from there.
+        `fit(resume=path)` goes on from there, also within an epoch, and from the last parameters, not the best ones.
         """
         from .io import checkpoint
 
@@ -239,10 +239,10 @@ class Trainer:
         checkpoint.restore(self, checkpoint.read(path))
 
     def _put_back(self, parameters: Mapping[str, np.ndarray]) -> None:
-        """Set the model's parameters as a training ends; an epoch that was cut short is not gone on with."""
-        self.model.load_state_dict(parameters)
+        """Set the model's parameters as a training ends; a checkpoint keeps the last ones too, to go on from."""
         if self._loop is not None:
-            self._loop.at.batch, self._loop.at.sums = 0, []
+            self._loop.last = (self._loop.last or (self.model.state_dict(),))[0], parameters
+        self.model.load_state_dict(parameters)
 
     # -- looking ------------------------------------------------------------------------------------------------
 

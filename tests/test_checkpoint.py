@@ -116,6 +116,41 @@ def test_schedules_and_callbacks_go_on(tmp_path, monkeypatch, kind, cut):
     assert_equal(found, expected)
 
 
+@pytest.mark.parametrize("cut", [7, 10, 18])
+def test_early_stopping_puts_back_and_goes_on(tmp_path, cut):
+    def stopping():
+        return [callbacks.EarlyStopping("loss", patience=9), callbacks.EarlyStopping("val_loss", patience=9)]
+
+    def falling():                                      # the best epochs are not the last ones
+        return schedules.LambdaLR(lambda t: 1.0 if t < 1 else 30.0)
+
+    path = tmp_path / "c.safetensors"
+    whole = trainer()
+    expected = everything(whole, fit(whole, schedule=falling(), callbacks=stopping()))
+    first = trainer()
+    fit(first, schedule=falling(), callbacks=[*stopping(), Stop(cut)])
+    best = first.model.state_dict()
+    first.save(path)
+    second = trainer(init=9)
+    assert_equal(everything(second, fit(second, schedule=falling(), callbacks=stopping(), resume=path)), expected)
+    second.load(path)
+    assert same(second.model.state_dict(), best)
+    first.model.load_state_dict({name: array + 1 for name, array in best.items()})      # what is set since counts
+    first.save(path)
+    assert not any(name.startswith("last.") for name in load_with_metadata(path)[0])
+
+
+def test_resumed_where_batches_are_larger_than_the_data(tmp_path):
+    path, options = tmp_path / "c.safetensors", {"steps_per_epoch": 3, "batch_size": 100, "validation_split": 0.0}
+    whole = trainer()
+    expected = everything(whole, fit(whole, **options))
+    first = trainer()
+    fit(first, callbacks=[Stop(5)], **options)
+    first.save(path)
+    second = trainer(init=9)
+    assert_equal(everything(second, fit(second, resume=path, **options)), expected)
+
+
 def test_schedule_comes_from_the_file_or_must_be_the_same(tmp_path):
     path = tmp_path / "c.safetensors"
     one = trainer()

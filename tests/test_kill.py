@@ -96,7 +96,7 @@ for _ in range(TIMES):
         resume, one = None, trainer()
         continue
     interrupted += 1
-    if one._position is None:
+    if one._ended is None:
         resume, one = None, trainer()       # before the first iteration
         continue
     one.save(PATH)

@@ -3,6 +3,7 @@
     model.NAME              parameters and buffers
     optimizer.SLOT.NAME     the optimizer's state of each parameter
     callback.K.NAME         arrays of the K-th callback's state, such as the best parameters so far
+    last.NAME               the last parameters, from which a training goes on whose model has the best ones
     metadata                "fastnn.checkpoint": JSON; and the architecture, so that the file describes its model
 
 The model itself is read from it by `Trainer.load` or `fit(resume=…)`. Files are written in one step: whatever
@@ -58,11 +59,12 @@ def save(trainer: Trainer, path) -> None:
         for name, p in named:
             array = data[p.offset : p.offset + 4 * p.size].view(np.float32).reshape(p.shape)
             tensors[f"optimizer.{slot}.{name}"] = array.copy()
-    loop = trainer._loop
-    position = loop.at if loop is not None else trainer._position
-    schedule, states = (None, []) if loop is None else (loop.schedule, _callback_states(loop.callbacks, tensors))
-    if loop is None and trainer._ended is not None:
-        schedule, states = trainer._ended[0], _callback_states(trainer._ended[1], tensors)
+    kept = trainer._ended if trainer._loop is None else trainer._loop.kept()
+    position, schedule, callbacks, last = kept or (None, None, [], None)
+    states = _callback_states(callbacks, tensors)
+    # Unless the model was given others since.
+    if last is not None and all(np.array_equal(tensors[f"model.{name}"], array) for name, array in last[1].items()):
+        tensors.update({f"last.{name}": array for name, array in last[0].items()})
     content = {
         "format": FORMAT,
         "epoch": trainer.epoch,
@@ -132,8 +134,11 @@ def newest(folder) -> Path:
     return max(found)[2]
 
 
-def restore(trainer: Trainer, saved: Saved) -> None:
-    """Set parameters, optimizer state and counters; nothing is changed if anything does not fit (ValueError)."""
+def restore(trainer: Trainer, saved: Saved, resume: bool = False) -> None:
+    """Set parameters, optimizer state and counters; nothing is changed if anything does not fit (ValueError).
+
+    resume: the last parameters, not the best ones that EarlyStopping put back.
+    """
     trainer._refresh()
     model, memory, content = trainer.model, trainer._memory, saved.content
     named = list(model.named_parameters())
@@ -141,7 +146,7 @@ def restore(trainer: Trainer, saved: Saved) -> None:
     own = type(trainer.optimizer).__name__
     if optimizer.get("name") != own:
         raise ValueError(f"{saved.path} was trained with {optimizer.get('name')}, this trainer has {own}")
-    state = _part(saved.tensors, "model.")
+    state = (resume and _part(saved.tensors, "last.")) or _part(saved.tensors, "model.")
     slots = {slot: _part(saved.tensors, f"optimizer.{slot}.") for slot in memory.slots}
     for slot, arrays in slots.items():
         for name, p in named:

@@ -147,7 +147,7 @@ def _resumed(trainer: Trainer, path, new: Position, schedule, callbacks, sizes, 
     ]
     if position.batch:
         size = sizes.at(position.epoch)
-        size = size if new.drop_last else min(size, new.samples)
+        size = size if new.drop_last or new.steps else min(size, new.samples)
         if size != position.batch_size:
             differ.append(f"batch_size was {position.batch_size}, is {size}, in the middle of an epoch")
     if differ:
@@ -160,5 +160,5 @@ def _resumed(trainer: Trainer, path, new: Position, schedule, callbacks, sizes, 
         raise ValueError(f"{path}: {position.epoch} epochs are trained already, epochs={position.epochs} are fewer")
     schedule = checkpoint.restored_schedule(saved, schedule)
     states = checkpoint.states_for(saved, callbacks)
-    checkpoint.restore(trainer, saved)
+    checkpoint.restore(trainer, saved, resume=True)
     return position, schedule, states

@@ -74,11 +74,16 @@ class Loop:
         self.started = time.perf_counter() - position.seconds
         self.reserve = 0.0                      # seconds that the last validation will take
         self.saved_callbacks: list[dict] | None = None          # their states, where a training is resumed
+        self.last: tuple[dict, dict] | None = None              # the last parameters, and the best that replaced them
         self.calls_python = False               # whether a step has ops in NumPy
         for epoch in [e for e in sizes.sizes if e < max(position.epochs, 1) or time_budget is not None]:
             for step, _, _ in self._parts(epoch):
                 step.check(data)
                 self.calls_python |= step.program.calls_python
+
+    def kept(self) -> tuple[Position, Schedule | None, list[Callback], tuple[dict, dict] | None]:
+        """What a checkpoint holds of this training."""
+        return self.at, self.schedule, self.callbacks, self.last
 
     # -- sizes ------------------------------------------------------------------------------------------------
 
@@ -126,8 +131,7 @@ class Loop:
         except KeyboardInterrupt:
             history.interrupted = True
         finally:
-            trainer._loop, trainer._position = None, self.at
-            trainer._ended = self.schedule, self.callbacks
+            trainer._loop, trainer._ended = None, self.kept()
             for callback in self.callbacks:
                 callback.close()
         history.interrupted |= self.interrupt.requested
