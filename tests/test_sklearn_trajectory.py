@@ -67,6 +67,13 @@ def test_two_classes_with_early_stopping():
     assert np.abs(a.predict_proba(X) - b.predict_proba(X)).max() < 1e-4 and a.predict(X).dtype == names.dtype
 
 
+def test_more_classes_with_early_stopping():
+    a, b = compare("MLPClassifier", {"early_stopping": True, "max_iter": 8}, Y, 1e-4)   # its split is not stratified
+    assert np.abs(a.predict_proba(X) - b.predict_proba(X)).max() < 1e-4
+    rare = np.where(np.arange(400) == 7, 3, Y % 3)                                      # a class of one sample
+    compare("MLPClassifier", {"early_stopping": True, "max_iter": 3}, rare, 1e-4)
+
+
 def test_early_stopping_gives_back_the_best_epoch():
     model = ours.MLPRegressor(**{**COMMON, "early_stopping": True, "learning_rate_init": 0.1, "max_iter": 30})
     model.fit(X, Y)

@@ -117,7 +117,8 @@ class BaseMLP(BaseEstimator):
         self.best_loss_ = None if early else np.inf
 
     def _split(self, X, y, sample_weight, random):  # noqa: N803
-        stratify = y if is_classifier(self) and (y.ndim == 1 or y.shape[1] == 1) else None
+        # As in scikit-learn, which divides two classes evenly, and more of them by chance.
+        stratify = y if is_classifier(self) and self.n_outputs_ == 1 else None
         arrays = [X, y] if sample_weight is None else [X, y, sample_weight]
         parts = train_test_split(*arrays, random_state=random, test_size=self.validation_fraction, stratify=stratify)
         train, validation = parts[::2], parts[1::2]
