@@ -272,6 +272,20 @@ def test_a_closed_pipe_is_quiet():
     assert process.stderr.read() == ""
 
 
+def test_without_standard_output():
+    command = f"{sys.executable} -m fastnn train --epochs 1 >&-"
+    folder = str(Path(fastnn.__file__).parents[1])
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True,
+                          env={**os.environ, "PYTHONPATH": folder})  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "") and Path("digits.safetensors").exists()
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"fastnn {fastnn.__version__}\n"
+
+
 def test_unwritable_folder_is_found_first(capsys):
     # nobody can create files in /proc, not even root
     assert "cannot write to this folder" in fails(capsys, "train", "--output", "/proc/m.safetensors")

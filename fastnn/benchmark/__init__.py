@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("fastnn bench: interrupted", file=sys.stderr)
-        return 1
+        return 130
 
     print(_header(results, arguments.threads, arguments.rounds))
     print(table(results))

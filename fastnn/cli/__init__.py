@@ -12,6 +12,7 @@ import os
 import sys
 from typing import NoReturn
 
+from fastnn import __version__
 from fastnn.cli import options
 
 TRAIN_EXAMPLE = """\
@@ -111,6 +112,7 @@ def build_parser() -> Parser:
         description="Train and run neural networks on the CPU.",
         epilog="example: fastnn train && fastnn predict digits.safetensors",
     )
+    parser.add_argument("--version", action="version", version=f"fastnn {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(name: str, summary: str, epilog: str) -> argparse.ArgumentParser:
@@ -158,7 +160,8 @@ def main(argv: list[str] | None = None) -> int:
     """Console entry point: run a command and turn errors into a line and a status."""
     try:
         status = run(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
+        if sys.stdout is not None:              # None where a process has no standard output
+            sys.stdout.flush()
         return status
     except BrokenPipeError:
         # Whoever read our output has enough. Python would flush once more at exit, and complain.

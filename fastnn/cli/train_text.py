@@ -97,7 +97,7 @@ class Report(callbacks.Callback):
     def __init__(self, args: argparse.Namespace, vocabulary: Vocabulary, every: int):
         super().__init__()
         self.args, self.vocabulary, self.steps = args, vocabulary, every
-        self.watches = sys.stdout.isatty()
+        self.watches = sys.stdout is not None and sys.stdout.isatty()
         self.rest = args.iterations % every
         self.every = every
         self.before, self.cut_short = 0, False

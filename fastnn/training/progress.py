@@ -27,7 +27,7 @@ class ProgressBar(Callback):
     def on_train_begin(self, logs):
         """Open the bar."""
         out = self.file or sys.stdout
-        if self._asked or (self._asked is None and out.isatty()):
+        if self._asked or (self._asked is None and out is not None and out.isatty()):
             try:
                 from tqdm import tqdm
             except ImportError:
