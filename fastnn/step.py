@@ -12,7 +12,7 @@ from . import config
 from . import functional as F  # noqa: N812
 from .engine.source import FLOAT32, Source, first_nonfinite
 from .graph.autodiff import gradients
-from .graph.fuse import fuse
+from .graph.fuse import STEP_RULES, fuse
 from .graph.graph import Graph, is_borrowed, root
 from .graph.ids import IdRange, id_ranges
 from .graph.ops import apply
@@ -270,7 +270,7 @@ def compile_step(
     updates = trace.updates if training else []
     graph = Graph([*results, *outputs, *(result for result, _ in updates)])
     classes, ids = _classes(graph, inputs[1]), [one for one in id_ranges(graph) if one.input == "x"]
-    graph = fuse(graph)
+    graph = fuse(graph, STEP_RULES)
     if config.verify:
         graph.verify()
     edges = len(results), len(results) + len(outputs)

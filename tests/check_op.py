@@ -26,7 +26,7 @@ import pytest
 
 from fastnn import functional as F  # noqa: N812
 from fastnn.engine import source as engine_source
-from fastnn.functional import dispatch
+from fastnn.functional import dispatch, products
 from fastnn.graph import program as program_module
 from fastnn.graph.autodiff import gradients
 from fastnn.graph.fuse import fuse
@@ -82,6 +82,7 @@ def bound(isa: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program_module, "KERNELS", module.KERNELS)
         patch.setattr(linalg, "packed_size", module.packed_size)
+        patch.setattr(products, "_GEMM", module.KERNELS["gemm"])
         patch.setattr(engine_source, "_FIRST_NONFINITE", module.KERNELS["first_nonfinite"])
         patch.setattr(engine_source, "_INTEGER_RANGE", module.KERNELS["integer_range"])
         dispatch.forget()

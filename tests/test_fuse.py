@@ -12,7 +12,7 @@ from check_op import assert_close, bound, for_each_isa, run_planned
 from fastnn import functional as F  # noqa: N812
 from fastnn.graph import fuse as rules
 from fastnn.graph.autodiff import gradients
-from fastnn.graph.fuse import RULES, fuse, rewrite, shared_packs
+from fastnn.graph.fuse import RULES, STEP_RULES, fuse, rewrite, shared_packs
 from fastnn.graph.graph import Graph, root
 from fastnn.graph.ops import apply
 from fastnn.graph.tensor import Out, Tensor, constant, source, tracing
@@ -207,18 +207,29 @@ def test_pack_transposed_and_shared_packs(isa):
     with bound(isa):
         before = graph_of(lambda x, z, w: (F.linear(x, w), F.linear(z, w), F.matmul(z, F.transpose(w)) * 2.0),
                           (9, 5), (3, 5), (17, 5))
-        packed = rewrite(before, rules.pack_transposed)
+        packed = rewrite(before, rules.pack_transposed(True))
         assert ops(packed).count("pack") == 3
         shared = rewrite(packed, shared_packs())
         assert ops(shared).count("pack") == 1 and ops(shared).count("matmul") == 3
         plain = graph_of(F.matmul, (9, 5), (5, 17))
-        assert ops(rewrite(plain, rules.pack_transposed)) == ["matmul"]
-        # Without panels a transposed operand cannot be read at all, so NumPy is the judge.
+        assert ops(rewrite(plain, rules.pack_transposed(True))) == ["matmul"]
         x, z, w = (RNG.standard_normal(s).astype(np.float32) for s in ((9, 5), (3, 5), (17, 5)))
         for graph in (packed, shared):
             got = run(graph, [x, z, w])
             for a, b in zip(got, (x @ w.T, z @ w.T, z @ w.T * 2), strict=True):
                 assert_close(a, b.astype(np.float64), 1e-5, 1e-5, "packed product")
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (1, 1, 5), (9, 5), (2, 5)])
+def test_a_single_row_is_not_packed_in_a_step(shape):
+    """Panels made for one use would cost more than the product; those of a weight are made once in inference."""
+    before = graph_of(F.linear, shape, (17, 5))
+    alone = np.prod(shape[:-1]) == 1
+    assert ops(fuse(before, STEP_RULES)) == ops(fuse(before)) == (["matmul"] if alone else ["pack", "matmul"])
+    with tracing(training=False):
+        x, w = source("input", shape, name="0"), constant(RNG.standard_normal((17, 5)).astype(np.float32))
+        y = F.linear(x, w)
+    assert ("pack" in ops(fuse(Graph([y])))) and ("pack" in ops(fuse(Graph([y]), STEP_RULES))) != alone
 
 
 def test_packs_of_one_operand_and_of_its_transpose_stay_apart():
@@ -249,7 +260,7 @@ def test_two_layers_and_their_gradients_become_products_alone(kind):
     graph = graph_of(function, *shapes)
     fused = fuse(graph)
     assert "unary" not in ops(fused) and "unary_grad" not in ops(fused)
-    unfused = rewrite(graph, rules.pack_transposed)
+    unfused = rewrite(graph, rules.pack_transposed(True))
     assert len(ops(fused)) < len(ops(unfused))
     unchanged(unfused, fused, atol=3e-5)           # sums of terms up to 30 that cancel
 

@@ -68,6 +68,15 @@ PRODUCTS = [
         product(f"column{m}x{k}", F.matmul, np.matmul, normal(m, k), normal(k, 1), k=k + 20)
         for m, k in ((1, 16), (4, 3), (15, 17), (16, 33), (17, 64), (33, 4), (50, 257))
     ),
+    *(                                                  # one row: whole rows of B, eight at a time, from 16 vectors on
+        product(f"row{k}x{n}", F.matmul, np.matmul, normal(1, k), normal(k, n), k=k + 20)
+        for k, n in ((1, 257), (7, 241), (8, 512), (19, 529), (33, 129), (5, 4113))
+    ),
+    *(                                                  # one row by a transposed B: dot products of eight rows of B
+        product(f"row_transposed{k}x{n}", lambda a, b: F.matmul(a, F.transpose(b)), lambda a, b: a @ b.T,
+                normal(1, k), normal(n, k), k=k + 20)
+        for k, n in ((1, 2), (16, 7), (17, 8), (31, 9), (64, 15), (65, 16), (3, 17), (130, 41))
+    ),
     product("columns_batched", F.matmul, np.matmul, normal(3, 19, 21), normal(3, 21, 1), k=40),
     product("same_operand", lambda a: F.matmul(a, F.transpose(a)), lambda a: a @ a.T, normal(9, 5), k=20),
     *(

@@ -379,3 +379,4 @@ def random_uniform(float[::1] out, uint64_t seed, uint32_t stream):
 
 include "epochs.pxi"
 include "inference.pxi"
+include "product.pxi"

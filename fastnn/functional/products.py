@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from ..engine.executor import multiply
 from ..graph import ops
 from ..graph.ops.elementwise import broadcast_shapes
 from ..graph.tensor import Tensor, current
+from ..kernels.table import KERNELS
 from .arithmetic import apply_binary
 from .dispatch import as_float, call, floats
 from .shape import expand_to
+
+_GEMM = KERNELS["gemm"]
 
 
 def _apply_matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -40,8 +44,12 @@ def _untranspose(x: Tensor) -> tuple[Tensor, bool]:
 
 
 def matmul(a, b, out=None):
-    """Matrix product with NumPy's rules: (…, m, k)·(…, k, n), 1-D operands as row and column."""
-    return call(_apply_matmul, (as_float(a), as_float(b)), out)
+    """Matrix product with NumPy's rules: (…, m, k)·(…, k, n), 1-D operands as row and column.
+
+    Transposed views and slices of float32 matrices are read where they lie.
+    """
+    result = multiply(_GEMM, a, b, out)
+    return result if result is not None else call(_apply_matmul, (as_float(a), as_float(b)), out)
 
 
 def _apply_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

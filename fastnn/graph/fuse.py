@@ -15,7 +15,7 @@ from .ops import apply, item
 from .ops.linalg import ACTIVATION, GRADIENT, SLOPE
 from .ops.unary import KINDS
 from .ops.winograd import faster_convolution
-from .tensor import FLOAT, Tensor, constant
+from .tensor import FLOAT, Tensor, constant, size_of
 
 # Ops on two operands whose kernels take a bias, and an activation or its gradient on the way out.
 PRODUCTS = ("matmul", "conv2d", "conv2d_data", "depthwise_conv2d", "depthwise_conv2d_data")
@@ -168,16 +168,21 @@ def embedding_gradient_sum(node: Tensor, uses: Counter[int]) -> Tensor | None:
     return None
 
 
-def pack_transposed(node: Tensor, uses: Counter[int]) -> Tensor | None:
+def pack_transposed(once: bool) -> Rule:
     """A right operand that is stored transposed is packed into panels first, once for all its users; a single column
-    lies as it should already."""
-    if node.op not in ("matmul", "recurrent") or not node.attrs.get("tb", True) or node.inputs[1].op == "pack":
-        return None
-    if node.op == "matmul" and node.shape[-1] == 1:
-        return None
-    a, b, *rest = node.inputs
-    packed = Tensor(node.op, (a, apply("pack", b, tb=True), *rest), node.attrs, node.outs, node.layer)
-    return packed
+    lies as it should already, and a single row reads it where it lies, unless it is packed `once` for all runs."""
+
+    def rule(node: Tensor, uses: Counter[int]) -> Tensor | None:
+        if node.op not in ("matmul", "recurrent") or not node.attrs.get("tb", True) or node.inputs[1].op == "pack":
+            return None
+        a, b, *rest = node.inputs
+        if node.op == "matmul":
+            rows = node.shape[-2] if b.ndim > 2 or node.attrs["ta"] else size_of(node.shape[:-1])
+            if node.shape[-1] == 1 or (rows == 1 and not (once and root(b).op in ("parameter", "constant"))):
+                return None
+        return Tensor(node.op, (a, apply("pack", b, tb=True), *rest), node.attrs, node.outs, node.layer)
+
+    return rule
 
 
 def pack_parameters(node: Tensor, uses: Counter[int]) -> Tensor | None:
@@ -227,7 +232,13 @@ PORTABLE: tuple[Rule, ...] = (
     scalar_operand,
     product_of_numbers,
 )
-RULES: tuple[Rule, ...] = (*fold.TRAINING, *PORTABLE, embedding_gradient_sum, pack_transposed, faster_convolution)
+def _rules(once: bool) -> tuple[Rule, ...]:
+    return (*fold.TRAINING, *PORTABLE, embedding_gradient_sum, pack_transposed(once), faster_convolution)
+
+
+RULES = _rules(once=True)
+# Those of a training step, which changes its parameters.
+STEP_RULES = _rules(once=False)
 
 
 def rewrite(graph: Graph, rule: Rule) -> Graph:

@@ -14,9 +14,9 @@
 # Every element of C is one chain of FMAs over k = 0, 1, 2, … in float32, started from bias + C: no bit
 # depends on the number of threads, on the tile, on packing, or on where the matrix ends. Between two blocks
 # of k the chain waits in C. Rows are balanced among tiles (32 = 6+6+5+5+5+5), so that no tile is left with
-# too few accumulators to hide the latency of the FMA. One column of C has a way of its own (column.pxi). Operands are read where they lie; a B that is not
-# row-major is copied to panels on the stack (256 KB at most, both copies), and so are a row-major B and a
-# transposed A whose rows are so far apart that caches and TLB suffer.
+# too few accumulators to hide the latency of the FMA. One column of C, and one row, have ways of their own (gemv.pxi).
+# Operands are read where they lie; a B that is not row-major is copied to panels on the stack (256 KB at most, both
+# copies), and so are a row-major B and a transposed A whose rows are so far apart that caches and TLB suffer.
 
 from libc.math cimport INFINITY
 
@@ -298,7 +298,7 @@ cdef void gemm_copied(const Gemm *g, int64_t row, int64_t row_end, int64_t at, i
         at = group_end
 
 
-include "column.pxi"
+include "gemv.pxi"
 
 
 # How the team shares an m by `panels` by batch grid: threads along the batch, the rows and the panels.
@@ -325,7 +325,7 @@ cdef void split(int64_t batch, int64_t m, int64_t panels, int nthreads, int *ove
 cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef Gemm g
     cdef int64_t m = ins.size[0], batch = ins.size[8], count, i, row, row_end, at, at_end
-    cdef bint copy_a, copy_b, column
+    cdef bint copy_a, copy_b, column, whole_row, dots
     cdef int tb, tm, tn, ib, im, jn
     g.n = ins.size[1]
     g.k = ins.size[2]
@@ -351,6 +351,11 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     at = panel_start(g.n, count * jn // tn)
     at_end = panel_start(g.n, count * (jn + 1) // tn)
     column = g.n == 1 and g.a_k == 1 and g.b_k == 1 and g.ldc == 1
+    dots = column or (m == 1 and g.a_k == 1 and g.b_k == 1 and g.n > 1)
+    whole_row = m == 1 and g.b_k != 0 and g.b_n == 1 and at_end - at >= ROW_VECTORS
+    if not column and (dots or whole_row):
+        row = at * VL
+        row_end = imin(at_end * VL, g.n)
     copy_a = (g.a_m == 1 and g.a_k >= COPY_A_LD and g.k >= COPY_K and row_end - row >= COPY_A_ROWS
               and at_end - at >= COPY_A_COLS)
     copy_b = g.b_k != 0 and (g.b_n != 1 or (
@@ -361,8 +366,10 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
         g.saved = <const float*>ins.ptr[5] + i * ins.size[9] if ins.ptr[5] != NULL else NULL
         g.a = <const float*>ins.ptr[2] + i * ins.size[10]
         g.b = <const float*>ins.ptr[3] + i * ins.size[11]
-        if column:
-            gemm_column(&g, row, row_end)
+        if dots:
+            gemv_dots(&g, column, row, row_end)
+        elif whole_row:
+            gemv_rows(&g, row, row_end)
         elif copy_a or copy_b:
             gemm_copied(&g, row, row_end, at, at_end, copy_a, copy_b)
         else:

@@ -54,10 +54,10 @@ def _matmul_lower(node: Tensor) -> list[Instr]:
     if batch > 1 and shared and not ta:          # rows of all batch items against one matrix: one product
         m, batch = m * batch, 1
     a_m, a_k = _strides(a, ta)
-    b_k = 0 if packed else n
+    b_k, b_n = (0, 1) if packed else _strides(stored, attrs["tb"])
     bias, saved, kind, act, alpha = epilogue(node)
     pre = (node, 1) if attrs.get("pre") else None
-    sizes = (m, n, k, n, a_m, a_k, b_k, 1, batch, m * n, a_batch, b_batch, 0, kind, act)
+    sizes = (m, n, k, n, a_m, a_k, b_k, b_n, batch, m * n, a_batch, b_batch, 0, kind, act)
     return [Instr("gemm", ((node, 0), pre, a, b, bias, saved), sizes, (alpha,))]
 
 
