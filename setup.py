@@ -25,6 +25,7 @@ DIRECTIVES = {
     "wraparound": False,
     "initializedcheck": FLAVOUR == "debug",
     "cdivision": True,
+    "auto_pickle": False,              # objects that hold addresses cannot be pickled anyway
     "linetrace": FLAVOUR == "coverage",
 }
 

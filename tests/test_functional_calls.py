@@ -42,6 +42,20 @@ def test_an_odd_address_is_read_like_any_other(isa):
                               F.matmul(X.reshape(10, 13), X.reshape(13, 10)))
 
 
+def test_repeated_calls_see_every_argument():
+    a, b = np.arange(6, dtype=np.float32).reshape(2, 3), np.arange(12, dtype=np.float32).reshape(3, 4)
+    for _ in range(2):                       # the second round finds all of them compiled
+        assert F.sum(a, [0, 1]) == F.sum(a, (0, 1)) == F.sum(a) == 15
+        assert F.sum(a, 0).tolist() == F.sum(a, np.int64(0)).tolist() == [3, 5, 7]
+        assert F.sum(b, 0).shape == (4,) and F.sum(b, 0, keepdims=True).shape == (1, 4)
+        assert F.mean(a, 1).tolist() == [1, 4] and F.max(a, 1).tolist() == [2, 5] and F.min(a, 1).tolist() == [0, 3]
+        assert F.leaky_relu(-a, 0.5)[1, 1] == -2 and F.leaky_relu(-a, 0.25)[1, 1] == -1
+        assert np.array_equal(F.square(a.T), (a * a).T) and np.array_equal(F.square(a.astype(np.int32)), a * a)
+        for call in (lambda: F.sum(a, 2), lambda: F.softmax(a, 2)):
+            with pytest.raises(ValueError, match="axis 2 is out of range"):
+                call()
+
+
 # -- out= -------------------------------------------------------------------------------------------------------------
 
 

@@ -3,11 +3,14 @@
 # The caller's arrays are bound where they lie. What depends on parameters alone runs again only when one of them
 # may have changed. A lock lets several Python threads call one model: they share its work memory.
 
+from cpython.dict cimport PyDict_GetItemWithError
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.pythread cimport (
     NOWAIT_LOCK, WAIT_LOCK, PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock,
     PyThread_get_thread_ident, PyThread_release_lock, PyThread_type_lock,
 )
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 
 cdef object ndarray = np.ndarray
 cdef object empty = np.empty
@@ -251,3 +254,31 @@ cdef class Known:
         if found is None or (out is not None and (type(out) is not ndarray or out.dtype is not FLOAT32)):
             return None
         return (<Inference>(<tuple>found)[0]).attempt(arrays, out, 1)
+
+    def quick(self, tuple how, x, out, *attrs):
+        """`call` for one array; where it is not known, slow(x, out, *attrs).
+
+        how: the function, the names of its attributes in the order of a call, slow.
+        """
+        cdef int64_t i
+        cdef PyObject *found
+        cdef tuple key, names = <tuple>how[1]
+        if (type(x) is ndarray and x.dtype is FLOAT32
+                and (out is None or (type(out) is ndarray and out.dtype is FLOAT32))):
+            key = PyTuple_New(2 + 2 * len(names))           # as self.key makes it
+            fill(key, 0, how[0])
+            fill(key, 1, x.shape)
+            for i in range(len(names)):
+                fill(key, 2 + 2 * i, names[i])
+                fill(key, 3 + 2 * i, attrs[i])
+            found = PyDict_GetItemWithError(self.compiled, key)
+            if found != NULL:
+                result = (<Inference>(<tuple><object>found)[0]).attempt((x,), out, 1)
+                if result is not None:
+                    return result
+        return how[2](x, out, *attrs)
+
+
+cdef inline void fill(tuple key, int64_t i, item):
+    Py_INCREF(item)
+    PyTuple_SET_ITEM(key, i, item)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..graph import ops
 from ..graph.tensor import Tensor
 from .dispatch import as_float, call
-from .unary import unary
+from .unary import apply_unary
 
 
 def apply_binary(a: Tensor, b: Tensor, kind: str) -> Tensor:
@@ -43,7 +43,7 @@ def pow(a, b):  # noqa: A001
     """a to the power b; squares, roots and reciprocals have kernels of their own."""
     if isinstance(b, (int, float)) and float(b) in _POWERS:
         for kind in _POWERS[float(b)]:
-            a = unary(kind, a)
+            a = apply_unary(a, None, kind, 0.0)
         return a
     return _binary("pow", a, b)
 
@@ -100,5 +100,5 @@ def where(condition, a, b):
 def softplus(x, beta: float = 1.0, threshold: float = 20.0, out=None):
     """log(1 + e^(beta·x))/beta; x itself where beta·x > threshold."""
     if beta == 1.0 and threshold == 20.0:
-        return unary("softplus", x, out=out)
-    return where(greater(x * beta, threshold), x, unary("softplus", x * beta) / beta)
+        return apply_unary(x, out, "softplus", 0.0)
+    return where(greater(x * beta, threshold), x, apply_unary(x * beta, None, "softplus", 0.0) / beta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -82,6 +83,15 @@ def call(function: Callable, operands: tuple, out: np.ndarray | None = None, **a
             out[...] = compiled(*arrays)
             return out
     return compiled(*arrays, out=out)
+
+
+def quick(function: Callable, *names: str) -> Callable:
+    """call(function, (x,), out, **attrs) of one array of floats, as a function (x, out, *attrs) without detours."""
+
+    def slow(x, out, *attrs):
+        return call(function, (as_float(x),), out, **dict(zip(names, attrs, strict=True)))
+
+    return partial(_known.quick, (function, names, slow))
 
 
 def floats(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import builtins
 from ..graph import ops
 from ..graph.ops.reduce import reduce as reduce_symbolic
 from ..graph.tensor import Tensor
-from .dispatch import as_float, call, check_axis, floats
+from .dispatch import as_float, call, check_axis, floats, quick
 
 
 def _apply_reduce(x: Tensor, kind: str, axis, keepdims: bool, mean: bool) -> Tensor:
@@ -25,29 +25,31 @@ def _apply_reduce(x: Tensor, kind: str, axis, keepdims: bool, mean: bool) -> Ten
     return y
 
 
-def _reduce(kind: str, x, axis, keepdims: bool, mean: bool = False, out=None):
-    axis = tuple(axis) if isinstance(axis, (list, tuple)) else axis
-    return call(_apply_reduce, (as_float(x),), out, kind=kind, axis=axis, keepdims=keepdims, mean=mean)
+_quick_reduce = quick(_apply_reduce, "kind", "axis", "keepdims", "mean")
+
+
+def _reduce(kind: str, x, axis, keepdims: bool, mean: bool, out):
+    return _quick_reduce(x, out, kind, tuple(axis) if isinstance(axis, list) else axis, keepdims, mean)
 
 
 def sum(x, axis=None, keepdims: bool = False, out=None):  # noqa: A001
     """Sum over one axis, several, or all."""
-    return _reduce("sum", x, axis, keepdims, out=out)
+    return _reduce("sum", x, axis, keepdims, False, out)
 
 
 def mean(x, axis=None, keepdims: bool = False, out=None):
     """Arithmetic mean over one axis, several, or all."""
-    return _reduce("sum", x, axis, keepdims, mean=True, out=out)
+    return _reduce("sum", x, axis, keepdims, True, out)
 
 
 def max(x, axis=None, keepdims: bool = False, out=None):  # noqa: A001
     """Maximum over one axis, several, or all; equal maxima share the gradient, as in torch.amax."""
-    return _reduce("max", x, axis, keepdims, out=out)
+    return _reduce("max", x, axis, keepdims, False, out)
 
 
 def min(x, axis=None, keepdims: bool = False, out=None):  # noqa: A001
     """Minimum over one axis, several, or all."""
-    return _reduce("min", x, axis, keepdims, out=out)
+    return _reduce("min", x, axis, keepdims, False, out)
 
 
 def _apply_argmax(x: Tensor) -> Tensor:

@@ -2,111 +2,108 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..graph import ops
 from ..graph.tensor import Tensor, current
-from .dispatch import as_float, call, check_axis, floats, symbol
+from .dispatch import check_axis, floats, quick, symbol
 
 
-def _apply_unary(x: Tensor, kind: str, alpha: float) -> Tensor:
+def _unary(x: Tensor, kind: str, alpha: float) -> Tensor:
     return ops.apply("unary", floats(x), kind=kind, alpha=alpha)
 
 
-def unary(kind: str, x, alpha: float = 0.0, out: np.ndarray | None = None):
-    return call(_apply_unary, (as_float(x),), out, kind=kind, alpha=float(alpha))
+apply_unary = quick(_unary, "kind", "alpha")
 
 
 def relu(x, out=None):
     """max(x, 0)."""
-    return unary("relu", x, out=out)
+    return apply_unary(x, out, "relu", 0.0)
 
 
 def relu6(x, out=None):
     """min(max(x, 0), 6); gradient 0 at both ends. Krizhevsky (2010)."""
-    return unary("relu6", x, out=out)
+    return apply_unary(x, out, "relu6", 0.0)
 
 
 def leaky_relu(x, negative_slope: float = 0.01, out=None):
     """x where x > 0, else negative_slope·x."""
-    return unary("leaky_relu", x, negative_slope, out)
+    return apply_unary(x, out, "leaky_relu", float(negative_slope))
 
 
 def elu(x, alpha: float = 1.0, out=None):
     """x where x > 0, else alpha·(e^x - 1). Clevert et al. (2016)."""
-    return unary("elu", x, alpha, out)
+    return apply_unary(x, out, "elu", float(alpha))
 
 
 def gelu(x, approximate: str = "none", out=None):
     """x·Φ(x), Φ the normal distribution function; approximate="tanh" as in GPT-2. Hendrycks, Gimpel (2016)."""
     if approximate not in ("none", "tanh"):
         raise ValueError(f"approximate must be 'none' or 'tanh', found {approximate!r}")
-    return unary("gelu" if approximate == "none" else "gelu_tanh", x, out=out)
+    return apply_unary(x, out, "gelu" if approximate == "none" else "gelu_tanh", 0.0)
 
 
 def silu(x, out=None):
     """x·sigmoid(x)."""
-    return unary("silu", x, out=out)
+    return apply_unary(x, out, "silu", 0.0)
 
 
 def sigmoid(x, out=None):
     """1/(1 + e^-x)."""
-    return unary("sigmoid", x, out=out)
+    return apply_unary(x, out, "sigmoid", 0.0)
 
 
 def tanh(x, out=None):
     """Hyperbolic tangent."""
-    return unary("tanh", x, out=out)
+    return apply_unary(x, out, "tanh", 0.0)
 
 
 def hardswish(x, out=None):
     """x·min(max(x + 3, 0), 6)/6. Howard et al. (2019)."""
-    return unary("hardswish", x, out=out)
+    return apply_unary(x, out, "hardswish", 0.0)
 
 
 def exp(x, out=None):
     """e^x."""
-    return unary("exp", x, out=out)
+    return apply_unary(x, out, "exp", 0.0)
 
 
 def log(x, out=None):
     """Natural logarithm; NaN below 0, -inf at 0."""
-    return unary("log", x, out=out)
+    return apply_unary(x, out, "log", 0.0)
 
 
 def sqrt(x, out=None):
     """Square root."""
-    return unary("sqrt", x, out=out)
+    return apply_unary(x, out, "sqrt", 0.0)
 
 
 def abs(x, out=None):  # noqa: A001
     """Absolute value; its gradient at 0 is 0."""
-    return unary("abs", x, out=out)
+    return apply_unary(x, out, "abs", 0.0)
 
 
 def neg(x, out=None):
     """-x."""
-    return unary("neg", x, out=out)
+    return apply_unary(x, out, "neg", 0.0)
 
 
 def square(x, out=None):
     """x²."""
-    return unary("square", x, out=out)
+    return apply_unary(x, out, "square", 0.0)
 
 
 def reciprocal(x, out=None):
     """1/x."""
-    return unary("reciprocal", x, out=out)
+    return apply_unary(x, out, "reciprocal", 0.0)
 
 
 def erf(x, out=None):
     """The error function."""
-    return unary("erf", x, out=out)
+    return apply_unary(x, out, "erf", 0.0)
 
 
 def sign(x, out=None):
     """-1, 0 or 1; gradient 0."""
-    return unary("sign", x, out=out)
+    return apply_unary(x, out, "sign", 0.0)
 
 
 def _apply_softmax(x: Tensor, log: bool, axis: int) -> Tensor:
@@ -119,14 +116,17 @@ def _apply_softmax(x: Tensor, log: bool, axis: int) -> Tensor:
     return y if axis == last else ops.apply("transpose", y, axes=swap)
 
 
+_softmax = quick(_apply_softmax, "log", "axis")
+
+
 def softmax(x, dim: int = -1, out=None):
     """e^x / Σ e^x along `dim`."""
-    return call(_apply_softmax, (as_float(x),), out, log=False, axis=dim)
+    return _softmax(x, out, False, dim)
 
 
 def log_softmax(x, dim: int = -1, out=None):
     """log(softmax(x)) along `dim`, without overflow."""
-    return call(_apply_softmax, (as_float(x),), out, log=True, axis=dim)
+    return _softmax(x, out, True, dim)
 
 
 def dropout(x, p: float = 0.5, training: bool | None = None):
