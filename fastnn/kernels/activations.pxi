@@ -167,34 +167,53 @@ cdef inline float act_grad_(int kind, float g, float s, float alpha) noexcept no
     return g
 
 
+# y = v by vectors: of a loop GCC makes a block copy, for which v must lie in memory.
+cdef inline void put_block(float *y, const float *v) noexcept nogil:
+    vstore(y, vload(v))
+    vstore(y + VL, vload(v + VL))
+    vstore(y + 2 * VL, vload(v + 2 * VL))
+    vstore(y + 3 * VL, vload(v + 3 * VL))
+
+
+# How many elements come before y's first whole cache line, if there are so many that vectors across lines would cost more
+# than a short block: NumPy aligns large arrays to 16 bytes.
+cdef inline int64_t before_line(const float *y, int64_t n) noexcept nogil:
+    return <int64_t>(-<size_t>y % 64 // sizeof(float)) if n >= 2048 else 0
+
+
 cdef inline void act_loop(int kind, float *y, const float *x, int64_t n, float alpha) noexcept nogil:
     cdef float v[BLOCK]
-    cdef int64_t i = 0, j
-    while i + BLOCK <= n:
-        for j in range(BLOCK):
-            v[j] = act_(kind, x[i + j], alpha)
-        for j in range(BLOCK):
-            y[i + j] = v[j]
-        i += BLOCK
-    if i < n:
-        for j in range(BLOCK):
-            v[j] = <float>1.0                        # idle lanes: a value at which every f is cheap
-        memcpy(v, x + i, (n - i) * sizeof(float))
-        for j in range(BLOCK):
-            v[j] = act_(kind, v[j], alpha)
-        memcpy(y + i, v, (n - i) * sizeof(float))
+    cdef float w[BLOCK]
+    cdef int64_t i = 0, j, count = before_line(y, n)
+    while i < n:
+        if count == 0:
+            while i + BLOCK <= n:
+                for j in range(BLOCK):
+                    w[j] = act_(kind, x[i + j], alpha)
+                put_block(y + i, w)
+                i += BLOCK
+            count = n - i
+        if count > 0:
+            for j in range(BLOCK):
+                v[j] = <float>1.0                        # idle lanes: a value at which every f is cheap
+            memcpy(v, x + i, count * sizeof(float))
+            for j in range(BLOCK):
+                v[j] = act_(kind, v[j], alpha)
+            memcpy(y + i, v, count * sizeof(float))
+            i += count
+            count = 0
 
 
 cdef inline void act_grad_loop(int kind, float *dx, const float *dy, const float *saved, int64_t n,
                                float alpha) noexcept nogil:
     cdef float g[BLOCK]
     cdef float s[BLOCK]
+    cdef float w[BLOCK]
     cdef int64_t i = 0, j
     while i + BLOCK <= n:
         for j in range(BLOCK):
-            g[j] = act_grad_(kind, dy[i + j], saved[i + j], alpha)
-        for j in range(BLOCK):
-            dx[i + j] = g[j]
+            w[j] = act_grad_(kind, dy[i + j], saved[i + j], alpha)
+        put_block(dx + i, w)
         i += BLOCK
     if i < n:
         for j in range(BLOCK):

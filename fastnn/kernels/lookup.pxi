@@ -137,17 +137,39 @@ cdef inline vec log_vec(const vec *table, vec x) noexcept nogil:
     return vadd(vfma(e, vbroadcast(<float>0.693147181), entry(table, 1, i)), p)
 
 
-# e^(s + low) = 2^n·(1 + the value returned), as exp_parts.
-cdef inline vec exp_vec(vec s, vec low, vec *n) noexcept nogil:
+# e^(s + low) = 2^n·(1 + the value returned), as exp_parts; low counts if it is split.
+cdef inline vec exp_vec(bint split, vec s, vec low, vec *n) noexcept nogil:
     cdef vec r, p
     n[0] = vsub(vfma(s, vbroadcast(<float>1.44269504089), vbroadcast(<float>12582912.0)),
                 vbroadcast(<float>12582912.0))
-    r = vadd(fnmadd(n[0], vbroadcast(<float>0.693359375), s), fnmadd(n[0], vbroadcast(<float>-2.12194440e-4), low))
+    r = fnmadd(n[0], vbroadcast(<float>0.693359375), s)
+    if split:
+        r = vadd(r, fnmadd(n[0], vbroadcast(<float>-2.12194440e-4), low))
+    else:
+        r = fnmadd(n[0], vbroadcast(<float>-2.12194440e-4), r)
     p = vfma(vbroadcast(<float>1.395048622e-3), r, vbroadcast(<float>8.368887863e-3))
     p = vfma(p, r, vbroadcast(<float>4.166620587e-2))
     p = vfma(p, r, vbroadcast(<float>1.666651885e-1))
     p = vfma(p, r, vbroadcast(<float>0.5000000095))
     return vfma(p, vmul(r, r), r)
+
+
+cdef inline vec e_vec(vec x) noexcept nogil:
+    cdef vec n, p = exp_vec(False, vmax(vbroadcast(<float>-120.0), vmin(vbroadcast(<float>89.0), x)), x, &n)
+    return scalef(vadd(p, vbroadcast(<float>1.0)), n)
+
+
+# sigmoid(x), or x·sigmoid(x): with e^-x = 2^n·(1 + p) the sigmoid is 2^-n/(2^-n + 1 + p). NaN at -inf for SiLU, as -inf·0.
+cdef inline vec sigmoid_vec(bint silu, vec x) noexcept nogil:
+    cdef vec n, w, c
+    cdef vec p = exp_vec(False, vmax(vbroadcast(<float>-20.0), vmin(vbroadcast(<float>125.0), vsub(vzero(), x))), x, &n)
+    n = vsub(vzero(), n)
+    w = scalef(vbroadcast(<float>1.0), n)
+    p = vadd(w, vadd(p, vbroadcast(<float>1.0)))
+    if not silu:
+        return vdiv(w, p)
+    c = vmax(vbroadcast(<float>-125.0), mask_sub(x, cmp_mask(x, vzero(), LESS), x, vsub(x, x)))
+    return scalef(vdiv(c, p), n)
 
 
 cdef inline vec gelu_vec(const vec *table, vec x) noexcept nogil:
@@ -159,7 +181,7 @@ cdef inline vec gelu_vec(const vec *table, vec x) noexcept nogil:
     u = vfma(u, r, entry(table, 2, i))
     u = vfma(u, r, entry(table, 1, i))
     u = vmul(vfma(u, r, entry(table, 0, i)), a)
-    p = exp_vec(s, vfma(half, a, vsub(vzero(), s)), &n)
+    p = exp_vec(True, s, vfma(half, a, vsub(vzero(), s)), &n)
     u = scalef(vfma(u, p, u), n)
     return vsub(mask_sub(x, cmp_mask(x, vzero(), LESS), x, x), u)            # -inf - -inf: NaN, as -inf·0
 
@@ -175,7 +197,7 @@ cdef inline vec gelu_tanh_vec(vec x) noexcept nogil:
     low = vfma(vfma(a, a, vsub(vzero(), z)), vbroadcast(<float>0.0713548139), low)
     z = vmul(a, s)
     low = vfma(a, low, vfma(a, s, vsub(vzero(), z)))
-    p = exp_vec(vsub(vzero(), z), vsub(vzero(), low), &n)
+    p = exp_vec(True, vsub(vzero(), z), vsub(vzero(), low), &n)
     e = scalef(vadd(p, vbroadcast(<float>1.0)), n)
     c = vmax(vbroadcast(<float>-125.0), mask_sub(x, negative, x, vsub(x, x)))  # NaN at -inf, as -inf·0
     c = mask_scalef(c, negative, vfma(c, p, c), n)
@@ -189,7 +211,9 @@ cdef inline vec lookup_act(int kind, const vec *table, vec x) noexcept nogil:
         return log_vec(table, x)
     if kind == ACT_GELU:
         return gelu_vec(table, x)
-    return gelu_tanh_vec(x)
+    if kind == ACT_GELU_TANH:
+        return gelu_tanh_vec(x)
+    return e_vec(x) if kind == ACT_EXP else sigmoid_vec(kind == ACT_SILU, x)
 
 
 cdef inline void lookup_loop(int kind, int rows, const float *numbers, float *y, const float *x,
@@ -218,6 +242,12 @@ cdef inline bint lookup_row(int64_t kind, float *y, const float *x, int64_t n) n
         lookup_loop(ACT_GELU, 6, TAIL, y, x, n)
     elif kind == ACT_GELU_TANH:
         lookup_loop(ACT_GELU_TANH, 0, TAIL, y, x, n)
+    elif kind == ACT_EXP:
+        lookup_loop(ACT_EXP, 0, TAIL, y, x, n)
+    elif kind == ACT_SIGMOID:
+        lookup_loop(ACT_SIGMOID, 0, TAIL, y, x, n)
+    elif kind == ACT_SILU:
+        lookup_loop(ACT_SILU, 0, TAIL, y, x, n)
     else:
         return False
     return True
