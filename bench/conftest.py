@@ -1,4 +1,4 @@
-"""`pytest bench`: fastnn's kernels and training steps beside NumPy's, on one thread.
+"""`pytest bench`: fastnn's kernels and training steps beside NumPy's and PyTorch's, on one thread.
 
 Needs the extra `test` and, for the roofs, a C compiler. Each case is a benchmark for pytest-benchmark
 (--benchmark-json, --benchmark-compare and the rest work as always), grouped so that NumPy and fastnn stand
@@ -36,10 +36,11 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def race(benchmark, request) -> Callable[..., None]:
-    """race(library, {"numpy": f, "fastnn": g}, flop=...): benchmarks one of two callables.
+    """race(library, {"numpy": f, "fastnn": g, "torch": h}, flop=...): benchmarks one of the callables.
 
-    `flop` is the arithmetic of one call; or `nbytes` the memory that it must read and write at least.
-    `working_set` is given for updates in place: the bytes of all arrays, where some are read and written.
+    PyTorch joins where it is installed; NumPy is left out where it has no such function. `flop` is the arithmetic of
+    one call; or `reads` and `writes` the bytes that it must move at least. `working_set` is given for updates in
+    place: the bytes of all arrays, where some are read and written. The roof of memory takes turns with the others.
     """
 
     def run(
@@ -47,7 +48,8 @@ def race(benchmark, request) -> Callable[..., None]:
         contenders: dict[str, Callable[[], object]],
         *,
         flop: int = 0,
-        nbytes: int = 0,
+        reads: int = 0,
+        writes: int = 0,
         working_set: int = 0,
     ) -> None:
         parameters = request.node.callspec.params
@@ -57,19 +59,17 @@ def race(benchmark, request) -> Callable[..., None]:
         benchmark(contenders[library])
         if library != "fastnn" or not benchmark.enabled:
             return
-        seconds = alternate(contenders)
+        roofs, moved = ([], 0) if flop else roof.memory(reads, writes, working_set)
+        seconds = alternate(contenders | {f"roof {i}": call for i, call in enumerate(roofs)})
         if flop:
             unit, work, limit = "GFLOP/s", flop, roof.gflops()
         else:
-            unit, work, limit = "GB/s", nbytes, roof.gbytes(working_set or nbytes, working_set > 0)
+            unit, work = "GB/s", reads + writes
+            limit = moved / min(seconds[f"roof {i}"] for i in range(len(roofs))) / 1e9
         rate = work / seconds["fastnn"] / 1e9
-        row = {
-            "fastnn_us": seconds["fastnn"] * 1e6,
-            "numpy_us": seconds["numpy"] * 1e6,
-            "times_numpy": seconds["numpy"] / seconds["fastnn"],
-            unit: rate,
-            "share_of_roof": rate / limit,
-        }
+        row = {f"{name}_us": seconds[name] * 1e6 for name in contenders}
+        row |= {f"times_{name}": seconds[name] / seconds["fastnn"] for name in contenders if name != "fastnn"}
+        row |= {unit: rate, "share_of_roof": rate / limit}
         benchmark.extra_info |= row
         request.config.stash[SUMMARY].append((case, unit, row))
 
@@ -99,12 +99,13 @@ def pytest_terminal_summary(terminalreporter, config):
     if not rows:
         return
     write = terminalreporter.write_line
-    terminalreporter.section("fastnn beside NumPy: one thread, interleaved, medians")
+    terminalreporter.section("fastnn beside NumPy and PyTorch: one thread, interleaved, medians")
     width = max(len(case) for case, _, _ in rows)
-    write(f"{'':{width}} {'NumPy µs':>10} {'fastnn µs':>10} {'times NumPy':>12} {'rate':>16} {'of roof':>8}")
+    write(f"{'':{width}} {'fastnn µs':>10} {'times NumPy':>12} {'times PyTorch':>14} {'rate':>16} {'of roof':>8}")
     for case, unit, row in rows:
+        peers = [f"{row[name]:.2f}×" if name in row else "-" for name in ("times_numpy", "times_torch")]
         write(
-            f"{case:{width}} {row['numpy_us']:10.2f} {row['fastnn_us']:10.2f} {row['times_numpy']:11.2f}× "
+            f"{case:{width}} {row['fastnn_us']:10.2f} {peers[0]:>12} {peers[1]:>14} "
             f"{row[unit]:8.1f} {unit:7} {row['share_of_roof']:8.0%}"
         )
-    write(f"Roof of arithmetic: {roof.gflops():.0f} GFLOP/s; of memory: copies or updates of a working set as large.")
+    write(f"Roof of arithmetic: {roof.gflops():.0f} GFLOP/s; of memory: loops that move as many bytes, in turn.")

@@ -116,18 +116,15 @@ def streams(reads: int, writes: int, repeats: int) -> list[Callable[[], None]]:
     return calls + ([lambda: library.scaled_copy(a, b, y.size, repeats)] if x.size == y.size else [])
 
 
-@functools.cache
-def gbytes(working_set: int, in_place: bool = False) -> float:
-    """GB/s of one core that reads one array and writes another (or, in place, reads both and writes one),
-    `working_set` bytes together: the best of 20 runs that each touch at least 16 MB."""
+def memory(reads: int, writes: int, working_set: int = 0) -> tuple[list[Callable[[], None]], int]:
+    """Functions that move bytes as a kernel does that reads and writes so many, and how many each of them moves.
+
+    working_set: updates in place of arrays that fill so many bytes, two of them read and one of them written.
+    """
+    if not working_set:
+        repeats = max(1, 2**21 // (reads + writes))
+        return streams(reads, writes, repeats), (reads + writes) * repeats
     n = max(working_set // 8, 1024)
     x, y = np.ones(n, np.float32), np.zeros(n, np.float32)
-    repeats = max(1, 2**24 // (8 * n))
-    moved = (12 if in_place else 8) * n * repeats
-    function = _library().update_in_place if in_place else _library().scaled_copy
-    rates = []
-    for _ in range(20):
-        start = time.perf_counter()
-        function(x.ctypes.data, y.ctypes.data, n, repeats)
-        rates.append(moved / (time.perf_counter() - start))
-    return max(rates) / 1e9
+    repeats, library = max(1, 2**22 // (8 * n)), _library()
+    return [lambda: library.update_in_place(x.ctypes.data, y.ctypes.data, n, repeats)], 12 * n * repeats

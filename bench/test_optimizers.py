@@ -8,6 +8,11 @@ from fastnn.benchmark.numpy_mlp import BETA1, BETA2, EPS, NumpyMLP
 from fastnn.engine.executor import Executor, address_of
 from fastnn.kernels.table import KERNELS
 
+try:
+    import torch
+except ImportError:
+    torch = None
+
 LR = 1e-3
 SIZES = [17_226, 250_000, 4_000_000]
 SLOTS = {"sgd": 0, "adam": 2}
@@ -42,6 +47,14 @@ def fastnn_update(optimizer, p, g):
     return update, p
 
 
+def torch_update(optimizer, p, g):
+    """PyTorch's fused optimizer on one parameter."""
+    torch.set_num_threads(1)
+    parameter = torch.nn.Parameter(torch.from_numpy(p.copy()))
+    parameter.grad = torch.from_numpy(g)
+    return {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[optimizer]([parameter], lr=LR, fused=True).step, parameter
+
+
 def exact(optimizer, p, g, steps):
     """The textbook update in float64, `steps` times with the same gradient."""
     p, g = p.astype(np.float64), g.astype(np.float64)
@@ -63,16 +76,14 @@ def test_update(race, library, optimizer, n):
     rng = np.random.default_rng(0)
     p, g = rng.standard_normal((2, n), dtype=np.float32)
     made = {"numpy": numpy_update(optimizer, p, g), "fastnn": fastnn_update(optimizer, p, g)}
+    if torch:
+        made["torch"] = torch_update(optimizer, p, g)
     expected = exact(optimizer, p, g, steps=3)
     for name, (update, block) in made.items():
         for _ in range(3):
             update()
         # Each step rounds p, of size up to 5, once.
-        np.testing.assert_allclose(block, expected, rtol=5e-7, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(np.asarray(block.data), expected, rtol=5e-7, atol=1e-6, err_msg=name)
     arrays = 2 + SLOTS[optimizer]  # all are read, all but the gradient written
-    race(
-        library,
-        {name: update for name, (update, _) in made.items()},
-        nbytes=(2 * arrays - 1) * 4 * n,
-        working_set=arrays * 4 * n,
-    )
+    contenders = {name: update for name, (update, _) in made.items()}
+    race(library, contenders, reads=arrays * 4 * n, writes=(arrays - 1) * 4 * n, working_set=arrays * 4 * n)
