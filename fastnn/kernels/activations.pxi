@@ -175,7 +175,7 @@ cdef inline void put_block(float *y, const float *v) noexcept nogil:
     vstore(y + 3 * VL, vload(v + 3 * VL))
 
 
-# How many elements come before y's first whole cache line, if there are so many that vectors across lines would cost more
+# How many elements come before y's first whole cache line, if so many follow that vectors across lines would cost more
 # than a short block: NumPy aligns large arrays to 16 bytes.
 cdef inline int64_t before_line(const float *y, int64_t n) noexcept nogil:
     return <int64_t>(-<size_t>y % 64 // sizeof(float)) if n >= 2048 else 0

@@ -1,15 +1,18 @@
-# tanh, log and GELU by tables that lie in registers: AVX-512's two-source permutation looks 16 values up among 32.
+# exp, sigmoid and SiLU with powers of 2 by one scaling instruction, tanh, log and GELU by tables that lie in registers:
+# AVX-512's two-source permutation looks 16 values up among 32.
 #
-# Each function cuts its range into 32 intervals and has one number per interval in each pair of registers, so neither
-# the divider nor a long polynomial is needed. The polynomials are least-squares fits on Chebyshev nodes of each
+# Each of the latter cuts its range into 32 intervals and has one number per interval in each pair of registers, so
+# neither the divider nor a long polynomial is needed. The polynomials are least-squares fits on Chebyshev nodes of each
 # interval, weighted for relative error, with the coefficients rounded one by one, from the lowest order.
 #
-# tanh   degree 5 in the distance of |x| from the lower end of its interval, picked by the upper bits of |x| + 1.
+# tanh   degree 4 in the distance of |x| from the lower end of its interval, picked by the upper bits of |x| + 0.75: the
+#        first ones, where the error must be small beside |x|, are half as long as those by |x| + 1, and 9.1, from where
+#        tanh is 1, still comes before the 32 are used up.
 # log    x = 2^e·m, 0.75 ≤ m < 1.5; r = m/c - 1 with 1/c from the table; e·ln2 + log c + log(1 + r). The intervals on
 #        either side of 1 have c = 1, so small logarithms keep their relative precision (after Tang, ACM TOMS 16, 1990);
 #        the other 1/c are such that log c is almost a float (Gal's accurate tables).
 # GELU   max(x, 0) - a·Q(a) with a = |x|, Q the tail of the normal distribution: e^(-a²/2) with the rounding error of a²
-#        put back, times e^(a²/2)·Q(a), which is smooth: degree 5 in each of 32 intervals, as for tanh.
+#        put back, times e^(a²/2)·Q(a), which is smooth: degree 5 in each of 32 intervals, by |x| + 1.
 # GELU, tanh form: x·sigmoid(v) without a table, but with v in two parts by FMAs, and 2^n by one scaling instruction.
 #
 # y may be x. All elements, also of a short tail, go through the same vector code.
@@ -33,34 +36,29 @@ cdef extern from "immintrin.h":
     int SIGN_NAN "_MM_MANT_SIGN_nan"                                         # a negative number has none: NaN
     int LESS "_CMP_LT_OQ"
 
-# tanh: the coefficients from the constant up, 32 of each, by the bits 20 to 24 of |x| + 1.
-cdef float[192] TANH = [
-    0.761594176, 0.848283648, 0.905148268, 0.941375554, 0.964027584, 0.978026092, 0.986614287, 0.991859734,
-    0.995054781, 0.998177886, 0.999329329, 0.999753237, 0.999909222, 0.999966621, 0.999987721, 0.99999547,
-    0.999998331, 0.999999762, 0.99999994, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.124352999, 0.244918659, 0.3583574,
-    0.462117165, 0.554599702, 0.635148942, 0.703905582, 0.419973135, 0.280414462, 0.180705607, 0.113810904,
-    0.0706505328, 0.043466717, 0.0265931115, 0.0162135158, 0.00986472424, 0.00364126894, 0.00133976853,
-    0.000492469291, 0.000180864561, 6.58333447e-05, 2.41842918e-05, 9.41324743e-06, 3.44199157e-06, 7.16889474e-07,
-    6.43784347e-07, -7.42054951e-08, -1.00426218e-08, -1.35912126e-09, -1.83937338e-10, -2.48938405e-11, 1.0,
-    0.984536767, 0.940015316, 0.871579707, 0.786446393, 0.69242239, 0.59658742, 0.504520416, -0.319837958, -0.2378719,
-    -0.163546816, -0.107113898, -0.0681024045, -0.0425495021, -0.0262555573, -0.0160646308, -0.00979904179,
-    -0.00363717182, -0.00132628868, -0.000481462892, -0.000173446082, -5.58982392e-05, -2.01732819e-05,
-    -1.32037421e-05, -3.9607653e-06, -1.94200175e-06, -3.32469904e-06, 4.53511404e-07, 6.13760918e-08, 8.30635205e-09,
-    1.12414433e-09, 1.52139676e-10, 3.02520618e-07, -0.122448191, -0.230245426, -0.312321693, -0.363368094,
-    -0.38416183, -0.378994018, -0.35529229, 0.103729665, 0.108467586, 0.0876978859, 0.0626951605, 0.0420395806,
-    0.0274407081, 0.0171890389, 0.0103789987, 0.00636911578, 0.00241638371, 0.000825106166, 0.000272677891,
-    8.33307713e-05, -5.5249011e-06, -3.82117287e-06, 2.50276789e-05, 3.60873582e-06, 3.70203475e-06, 7.49959327e-06,
-    -1.05009292e-06, -1.42114615e-07, -1.92331253e-08, -2.60292499e-09, -3.52273349e-10, -0.333355129, -0.312688023,
-    -0.256716847, -0.178983897, -0.095427759, -0.0151526136, 0.0431650691, 0.084780246, 0.0252937321, -0.0144871501,
-    -0.0250114389, -0.0227237977, -0.0175694544, -0.0136587163, -0.0086520724, -0.0043798103, -0.0028367585,
-    -0.00115632184, -0.00029310651, -4.54792353e-05, 1.73173812e-05, 7.87433455e-05, 3.25469482e-05, -4.08932719e-05,
-    -2.36517758e-06, -3.53373707e-06, -7.47681679e-06, 1.05317531e-06, 1.42531775e-07, 1.92895833e-08, 2.61056576e-09,
-    3.53305413e-10, 0.00046545011, 0.0788193047, 0.139525488, 0.172860667, 0.175633803, 0.116710149, 0.0887354091,
-    0.0364821181, -0.0343366936, -0.0104800723, -3.62639112e-05, 0.00314417086, 0.00415764889, 0.0055973921,
-    0.00343211181, 0.000630869879, 0.000693500217, 0.000329478295, 2.39608453e-05, -3.66708373e-05, -3.82718936e-05,
-    -6.67166823e-05, -2.71468689e-05, 2.84616399e-05, 7.19637569e-07, 1.26599048e-06, 2.7162705e-06, -3.83320867e-07,
-    -5.18768388e-08, -7.02076974e-09, -9.50159396e-10, -1.28590749e-10, 0.130017519, 0.10803175, 0.0572169051,
-    -0.00995259359, -0.0692500621, 0.00272618583, -0.0312662423, 0.0154811144]
+# tanh: the coefficients from the constant up, 32 of each, by the bits 20 to 24 of |x| + 0.75.
+cdef float[160] TANH = [
+    0.848283648, 0.905148268, 0.941375554, 0.964027584, 0.978026092, 0.986614287, 0.991859734, 0.995054781,
+    0.996997654, 0.998894453, 0.999593139, 0.999850333, 0.999944925, 0.999979734, 0.999992549, 0.999997258,
+    0.999998987, 0.999999881, 1.0, 1.0, 0.0, 0.0624187477, 0.124352999, 0.185333207, 0.244918659, 0.3583574,
+    0.462117165, 0.554599702, 0.635148942, 0.703905582, 0.761594176, 0.809301078, 0.280417323, 0.180705622,
+    0.113810033, 0.0706493706, 0.0434651561, 0.0265921522, 0.0162133388, 0.00986427721, 0.00599293225,
+    0.00220876141, 0.000813421211, 0.000298573694, 0.000110184897, 4.0652958e-05, 1.48287218e-05, 5.47898799e-06,
+    2.07003472e-06, 9.35034605e-10, 0.0, 0.0, 1.0, 0.996103585, 0.984536827, 0.965649903, 0.940014422, 0.871579885,
+    0.786447525, 0.69242233, 0.596587956, 0.504520118, 0.419972837, 0.345031351, -0.237982839, -0.163547307,
+    -0.107080303, -0.0680577755, -0.0424894877, -0.0262187123, -0.0160578452, -0.00978505053, -0.00592915015,
+    -0.00218858058, -0.000808361743, -0.000292170793, -0.000109918452, -4.12803674e-05, -1.42732015e-05,
+    -5.422085e-06, -2.15127307e-06, 8.84480926e-07, 0.0, 0.0, 6.07682796e-06, -0.062144991, -0.122448593,
+    -0.178858146, -0.230173796, -0.312335163, -0.363457382, -0.384157687, -0.379035473, -0.355270416, -0.319840163,
+    -0.279244393, 0.109807521, 0.0877032131, 0.0622910671, 0.0415039137, 0.0267199315, 0.0167467892, 0.0102976253,
+    0.00623295875, 0.00366953667, 0.0013570087, 0.000506116718, 0.000172068292, 6.97619907e-05, 2.79094529e-05,
+    7.83207997e-06, 3.33789649e-06, 1.35393543e-06, -1.65169047e-06, 0.0, 0.0, -0.333917081, -0.329358339,
+    -0.313028812, -0.291474402, -0.258488625, -0.178662643, -0.0932463706, -0.0152463857, 0.0441651307,
+    0.0842681453, 0.104239926, 0.111570217, -0.0208691172, -0.0250348877, -0.0208048318, -0.0150293158,
+    -0.0102396449, -0.0065550385, -0.00399418641, -0.00231385883, -0.00121778611, -0.000450867985, -0.000171537205,
+    -5.04897471e-05, -2.43093309e-05, -1.09377179e-05, -1.85895237e-06, -1.089747e-06, -3.96649824e-07,
+    9.01695614e-07, 0.0, 0.0, 0.016030686, 0.0618302785, 0.0908608064, 0.141715735, 0.156706914, 0.169819951,
+    0.154681608, 0.11756587, 0.0792139098, 0.04126269, 0.0172164962, -0.00438892283]
 
 # log: 1/c, then log c, for 32 intervals of [1, 1.5) and [0.75, 1).
 cdef float[64] LOG = [
@@ -73,7 +71,7 @@ cdef float[64] LOG = [
     -0.160953954, -0.142516524, -0.124972418, -0.107455105, -0.089968279, -0.0734561533, -0.0559146255, -0.0402807333,
     -0.02411801, 0.0]
 
-# e^(a²/2)·Q(a), in the same order.
+# e^(a²/2)·Q(a), in the same order, by the bits of |x| + 1.
 cdef float[192] TAIL = [
     0.261578292, 0.230760321, 0.20578067, 0.185231671, 0.168101996, 0.153651938, 0.14133133, 0.130724728, 0.121513948,
     0.106345154, 0.094410643, 0.084803395, 0.0769193023, 0.0703426972, 0.0647793114, 0.0600156747, 0.0558934808,
@@ -108,18 +106,17 @@ cdef inline vec entry(const vec *table, int row, ivec index) noexcept nogil:
     return permute2(table[2 * row], index, table[2 * row + 1])
 
 
-# The interval of a ≥ 0 is that of a + 1, eight to an octave; r = a - its lower end.
-cdef inline ivec interval(vec a, vec *r) noexcept nogil:
-    cdef vec t = vadd(a, vbroadcast(<float>1.0))
-    r[0] = vsub(a, vsub(vand(t, vbroadcast(bits_float(<int32_t>0xFFF00000))), vbroadcast(<float>1.0)))
+# The interval of a ≥ 0 is that of a + start, eight to an octave; r = a - its lower end.
+cdef inline ivec interval(float start, vec a, vec *r) noexcept nogil:
+    cdef vec t = vadd(a, vbroadcast(start))
+    r[0] = vsub(a, vsub(vand(t, vbroadcast(bits_float(<int32_t>0xFFF00000))), vbroadcast(start)))
     return shift_right(as_bits(t), 20)
 
 
 cdef inline vec tanh_vec(const vec *table, vec x) noexcept nogil:
     cdef vec r, p, a = vmin(vbroadcast(<float>9.1), vabs(x))                 # 1 beyond; NaN stays NaN
-    cdef ivec i = interval(a, &r)
-    p = vfma(entry(table, 5, i), r, entry(table, 4, i))
-    p = vfma(p, r, entry(table, 3, i))
+    cdef ivec i = interval(<float>0.75, a, &r)
+    p = vfma(entry(table, 4, i), r, entry(table, 3, i))
     p = vfma(p, r, entry(table, 2, i))
     p = vfma(p, r, entry(table, 1, i))
     p = vfma(p, r, entry(table, 0, i))
@@ -159,7 +156,8 @@ cdef inline vec e_vec(vec x) noexcept nogil:
     return scalef(vadd(p, vbroadcast(<float>1.0)), n)
 
 
-# sigmoid(x), or x·sigmoid(x): with e^-x = 2^n·(1 + p) the sigmoid is 2^-n/(2^-n + 1 + p). NaN at -inf for SiLU, as -inf·0.
+# sigmoid(x), or x·sigmoid(x): with e^-x = 2^n·(1 + p) the sigmoid is 2^-n/(2^-n + 1 + p). SiLU of -inf is NaN, as
+# -inf·0.
 cdef inline vec sigmoid_vec(bint silu, vec x) noexcept nogil:
     cdef vec n, w, c
     cdef vec p = exp_vec(False, vmax(vbroadcast(<float>-20.0), vmin(vbroadcast(<float>125.0), vsub(vzero(), x))), x, &n)
@@ -174,7 +172,7 @@ cdef inline vec sigmoid_vec(bint silu, vec x) noexcept nogil:
 
 cdef inline vec gelu_vec(const vec *table, vec x) noexcept nogil:
     cdef vec r, n, p, a = vmin(vbroadcast(<float>14.5), vabs(x))             # the tail is 0 beyond
-    cdef ivec i = interval(a, &r)
+    cdef ivec i = interval(<float>1.0, a, &r)
     cdef vec u = vfma(entry(table, 5, i), r, entry(table, 4, i))
     cdef vec half = vmul(a, vbroadcast(<float>-0.5)), s = vmul(half, a)      # -a²/2, and below what s lacks
     u = vfma(u, r, entry(table, 3, i))
@@ -235,7 +233,7 @@ cdef inline void lookup_loop(int kind, int rows, const float *numbers, float *y,
 # Whether the function is made by tables here; then y = f(x).
 cdef inline bint lookup_row(int64_t kind, float *y, const float *x, int64_t n) noexcept nogil:
     if kind == ACT_TANH:
-        lookup_loop(ACT_TANH, 6, TANH, y, x, n)
+        lookup_loop(ACT_TANH, 5, TANH, y, x, n)
     elif kind == ACT_LOG:
         lookup_loop(ACT_LOG, 2, LOG, y, x, n)
     elif kind == ACT_GELU:
