@@ -25,31 +25,27 @@ def _apply_reduce(x: Tensor, kind: str, axis, keepdims: bool, mean: bool) -> Ten
     return y
 
 
-_quick_reduce = quick(_apply_reduce, "kind", "axis", "keepdims", "mean")
-
-
-def _reduce(kind: str, x, axis, keepdims: bool, mean: bool, out):
-    return _quick_reduce(x, out, kind, tuple(axis) if isinstance(axis, list) else axis, keepdims, mean)
+_reduce = quick(_apply_reduce, "kind", "axis", "keepdims", "mean")
 
 
 def sum(x, axis=None, keepdims: bool = False, out=None):  # noqa: A001
     """Sum over one axis, several, or all."""
-    return _reduce("sum", x, axis, keepdims, False, out)
+    return _reduce(x, out, "sum", tuple(axis) if type(axis) is list else axis, keepdims, False)
 
 
 def mean(x, axis=None, keepdims: bool = False, out=None):
     """Arithmetic mean over one axis, several, or all."""
-    return _reduce("sum", x, axis, keepdims, True, out)
+    return _reduce(x, out, "sum", tuple(axis) if type(axis) is list else axis, keepdims, True)
 
 
 def max(x, axis=None, keepdims: bool = False, out=None):  # noqa: A001
     """Maximum over one axis, several, or all; equal maxima share the gradient, as in torch.amax."""
-    return _reduce("max", x, axis, keepdims, False, out)
+    return _reduce(x, out, "max", tuple(axis) if type(axis) is list else axis, keepdims, False)
 
 
 def min(x, axis=None, keepdims: bool = False, out=None):  # noqa: A001
     """Minimum over one axis, several, or all."""
-    return _reduce("min", x, axis, keepdims, False, out)
+    return _reduce(x, out, "min", tuple(axis) if type(axis) is list else axis, keepdims, False)
 
 
 def _apply_argmax(x: Tensor) -> Tensor:

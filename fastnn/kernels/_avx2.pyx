@@ -101,9 +101,15 @@ cdef inline void vstore_halves(float *p, float *q, vec x) noexcept nogil:
     store128(q, extract128(x, 1))
 
 
-# No function is made by tables here (lookup.pxi).
+# What lookup.pxi has for AVX-512: no function is made by tables here.
 cdef inline bint lookup_row(int64_t kind, float *y, const float *x, int64_t n) noexcept nogil:
     return False
+
+
+cdef inline void exp_block(float *y, const float *x, float shift) noexcept nogil:
+    cdef int j
+    for j in range(64):
+        y[j] = exp_(x[j] - shift)
 
 
 include "x86.pxi"

@@ -135,9 +135,15 @@ cdef inline void vtranspose4(vec *t) noexcept nogil:
     t[3] = combine(high(b), high(d))
 
 
-# No function is made by tables here (lookup.pxi).
+# What lookup.pxi has for AVX-512: no function is made by tables here.
 cdef inline bint lookup_row(int64_t kind, float *y, const float *x, int64_t n) noexcept nogil:
     return False
+
+
+cdef inline void exp_block(float *y, const float *x, float shift) noexcept nogil:
+    cdef int j
+    for j in range(64):
+        y[j] = exp_(x[j] - shift)
 
 
 include "all.pxi"

@@ -249,3 +249,11 @@ cdef inline bint lookup_row(int64_t kind, float *y, const float *x, int64_t n) n
     else:
         return False
     return True
+
+
+# y = e^(x - shift) for 64 elements.
+cdef inline void exp_block(float *y, const float *x, float shift) noexcept nogil:
+    cdef vec s = vbroadcast(shift)
+    cdef int j
+    for j in range(4):
+        vstore(y + j * VL, e_vec(vsub(vload(x + j * VL), s)))

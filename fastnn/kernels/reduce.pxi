@@ -38,14 +38,18 @@ cdef inline void halve(int kind, int width, float *lanes) noexcept nogil:
         lanes[j] = join(kind, lanes[j], lanes[j + width])
 
 
-# Of 64 lanes. Widths known at compile time make this straight vector code: a loop over them costs 40 cycles more.
-cdef inline float fold(int kind, float *lanes) noexcept nogil:
-    halve(kind, 32, lanes)
+# Of 32 and of 64 lanes. Widths known at compile time make this straight vector code: a loop over them costs 40 cycles more.
+cdef inline float fold32(int kind, float *lanes) noexcept nogil:
     halve(kind, 16, lanes)
     halve(kind, 8, lanes)
     halve(kind, 4, lanes)
     halve(kind, 2, lanes)
     return join(kind, lanes[0], lanes[1])
+
+
+cdef inline float fold(int kind, float *lanes) noexcept nogil:
+    halve(kind, 32, lanes)
+    return fold32(kind, lanes)
 
 
 cdef inline float reduce_row_of(int kind, const float *x, int64_t n) noexcept nogil:
@@ -74,21 +78,25 @@ cdef inline float reduce_row_of(int kind, const float *x, int64_t n) noexcept no
 
 
 # The maximum or minimum of a row, or NaN where one of its numbers may be NaN: their sum tells, on pipes that
-# comparisons leave free, and is also NaN for infinities of both signs.
+# comparisons leave free, and is also NaN for infinities of both signs. 32 sums: with 64, AVX2 has too few registers.
 cdef inline float extreme_of(int kind, const float *x, int64_t n) noexcept nogil:
     cdef float lanes[64]
-    cdef float sums[64]
+    cdef float sums[32]
     cdef float v[64]
     cdef float total
     cdef int64_t i = 0
     cdef int j
     for j in range(64):
         lanes[j] = neutral(kind)
+    for j in range(32):
         sums[j] = <float>0.0
     while i + 64 <= n:
         for j in range(64):
             lanes[j] = join(kind, lanes[j], x[i + j])
+        for j in range(32):
             sums[j] = sums[j] + x[i + j]
+        for j in range(32):
+            sums[j] = sums[j] + x[i + 32 + j]
         i += 64
     if i < n:
         for j in range(64):
@@ -96,8 +104,9 @@ cdef inline float extreme_of(int kind, const float *x, int64_t n) noexcept nogil
         memcpy(v, x + i, (n - i) * sizeof(float))
         for j in range(64):
             lanes[j] = join(kind, lanes[j], v[j])
-            sums[j] = sums[j] + v[j]
-    total = fold(RED_SUM, sums)
+        for j in range(32):
+            sums[j] = sums[j] + (v[j] + v[32 + j])
+    total = fold32(RED_SUM, sums)
     return fold(kind, lanes) if total == total else total
 
 
@@ -178,30 +187,29 @@ cdef void reduce(const Instr *ins, const Context *ctx, int tid, int nthreads) no
 # Σ exp(x[i] - shift), and y[i] = exp(x[i] - shift) if `store`; y may be x.
 cdef inline float exp_sum(bint store, float *y, const float *x, int64_t n, float shift) noexcept nogil:
     cdef float v[64]
+    cdef float w[64]
     cdef float lanes[64]
     cdef int64_t i = 0
     cdef int j
     for j in range(64):
         lanes[j] = <float>0.0
     while i + 64 <= n:
-        for j in range(64):
-            v[j] = exp_(x[i + j] - shift)
+        exp_block(v, x + i, shift)
         for j in range(64):
             lanes[j] = lanes[j] + v[j]
         if store:
-            for j in range(64):
-                y[i + j] = v[j]
+            for j in range(64 // VL):
+                vstore(y + i + j * VL, vload(v + j * VL))
         i += 64
     if i < n:
         for j in range(64):
-            v[j] = bits_float(<int32_t>0xFF800000)              # exp(-inf) = 0 in idle lanes
-        memcpy(v, x + i, (n - i) * sizeof(float))
+            w[j] = bits_float(<int32_t>0xFF800000)              # exp(-inf) = 0 in idle lanes
+        memcpy(w, x + i, (n - i) * sizeof(float))
+        exp_block(w, w, shift)
         for j in range(64):
-            v[j] = exp_(v[j] - shift)
-        for j in range(64):
-            lanes[j] = lanes[j] + v[j]
+            lanes[j] = lanes[j] + w[j]
         if store:
-            memcpy(y + i, v, (n - i) * sizeof(float))
+            memcpy(y + i, w, (n - i) * sizeof(float))
     return fold(RED_SUM, lanes)
 
 
