@@ -52,6 +52,7 @@ cdef enum:
     MR3 = 4
     MR4 = 0
     FREE_MASKS = 0
+    FUSED = 1               # an FMA is one instruction
     COPY_LD = 512           # a row-major B is copied from these on: b_k, and rows·b_k
     COPY_B = 16384
 

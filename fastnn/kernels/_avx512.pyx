@@ -54,6 +54,7 @@ cdef enum:
     MR3 = 8
     MR4 = 6
     FREE_MASKS = 1
+    FUSED = 1               # an FMA is one instruction
     COPY_LD = 1024          # a row-major B is copied from these on: b_k, and rows·b_k
     COPY_B = 196608
 

@@ -49,6 +49,7 @@ cdef enum:
     MR3 = 0
     MR4 = 0
     FREE_MASKS = 0
+    FUSED = 0               # an FMA is no instruction here
     COPY_LD = 512           # a row-major B is copied from these on: b_k, and rows·b_k
     COPY_B = 16384
 

@@ -53,6 +53,7 @@ cdef enum:
     MR3 = 8
     MR4 = 6
     FREE_MASKS = 0
+    FUSED = 1               # an FMA is one instruction
     COPY_LD = 512           # a row-major B is copied from these on: b_k, and rows·b_k
     COPY_B = 16384
 

@@ -12,7 +12,7 @@
 # coefficients rounded one by one, from the lowest order, and the others fitted again).
 
 from libc.stdint cimport int32_t
-from libc.math cimport fabsf, sqrtf, copysignf
+from libc.math cimport copysignf, fabsf, fmaf, sqrtf
 
 cdef extern from *:
     """
@@ -213,10 +213,18 @@ cdef inline float gelu_(float x) noexcept nogil:
 
 
 # x·sigmoid(v), v = √(8/π)·(x + 0.044715·x³); as silu_, but with the exponent in two parts, the first of them the
-# product of x and A + B·x², both cut to 12 bits; A and B are sums of a number of 12 bits and the rest.
+# product of x and A + B·x². What it lacks an FMA tells; without FMA both factors are cut to 12 bits, and A and B are sums
+# of a number of 12 bits and the rest.
 cdef inline float gelu_tanh_(float x) noexcept nogil:
     cdef float a = fabsf(x), h, z, low, s, sh
     a = <float>11.0 if a > <float>11.0 else a             # the sigmoid is 0 or 1 beyond
+    if FUSED:
+        z = a * a
+        s = fmaf(z, <float>0.0713548139, <float>1.595703125)
+        low = fmaf(z, <float>0.0713548139, <float>1.595703125 - s) + fmaf(z, <float>2.3988324e-09, <float>6.59966057e-05)
+        low = fmaf(fmaf(a, a, -z), <float>0.0713548139, low)
+        z = a * s
+        return gated_(True, x, -z, -fmaf(a, low, fmaf(a, s, -z)))
     h = upper_(a)
     s = h * h                                             # x², exact with what is left in low
     z = upper_(s)
