@@ -57,8 +57,7 @@ CASES = [
     depthwise("five", 1, 17, (8, 9), 5, padding=2),
     depthwise("seven_by_two", 1, 3, (9, 7), (7, 2), padding=(3, 1)),
     depthwise("even_same", 2, 2, (6, 7), (4, 2), padding="same", dilation=(1, 3), bias=False),
-    # Every form of depthwise_slide.pxi and depthwise_stride2.pxi: whole, half and other parts of vectors, one to four rows,
-    # borders.
+    # Every form of depthwise_slide.pxi and depthwise_stride2.pxi: parts of vectors, one to four rows, borders.
     depthwise("half_vectors", 2, 8, (11, 6), 3, padding=1),
     depthwise("and_a_half", 1, 24, (8, 3), 3, padding=1),
     depthwise("three_rows", 2, 24, (3, 4), 3, padding=1),

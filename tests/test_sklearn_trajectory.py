@@ -69,7 +69,7 @@ def test_two_classes_with_early_stopping():
 
 def test_more_classes_with_early_stopping():
     a, b = compare("MLPClassifier", {"early_stopping": True, "max_iter": 8}, Y, 1e-4)   # its split is not stratified
-    assert np.abs(a.predict_proba(X) - b.predict_proba(X)).max() < 1e-4
+    assert np.abs(a.predict_proba(X) - b.predict_proba(X)).max() < 1e-3
     rare = np.where(np.arange(400) == 7, 3, Y % 3)                                      # a class of one sample
     compare("MLPClassifier", {"early_stopping": True, "max_iter": 3}, rare, 1e-4)
 
