@@ -35,9 +35,9 @@ cdef enum:
     # A row-major B is copied when k, b_k and rows·b_k reach COPY_K, COPY_LD and COPY_B (the last two in the
     # table of the instruction set); a transposed A when k and a_k, rows and vectors of columns reach these.
     COPY_K = 16
-    COPY_A_LD = 768
+    COPY_A_LD = 512
     COPY_A_ROWS = 256
-    COPY_A_COLS = 16
+    COPY_A_COLS = 8
 
 cdef struct Gemm:
     int64_t n
