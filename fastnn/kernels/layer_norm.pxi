@@ -13,15 +13,20 @@ cdef enum:
     ROW_NV = 4               # vectors side by side
 
 
+# Halves are added to one another, with widths known at compile time.
 cdef inline float row_total(const vec *s) noexcept nogil:
     cdef float lanes[VL]
-    cdef int width = VL // 2, j
+    cdef int j
     vstore(lanes, vadd(vadd(s[0], s[1]), vadd(s[2], s[3])))
-    while width > 0:
-        for j in range(width):
-            lanes[j] = lanes[j] + lanes[j + width]
-        width >>= 1
-    return lanes[0]
+    if VL == 16:
+        for j in range(8):
+            lanes[j] = lanes[j] + lanes[j + 8]
+    if VL >= 8:
+        for j in range(4):
+            lanes[j] = lanes[j] + lanes[j + 4]
+    for j in range(2):
+        lanes[j] = lanes[j] + lanes[j + 2]
+    return lanes[0] + lanes[1]
 
 
 cdef enum:
