@@ -248,7 +248,7 @@ def compile_step(
         value, weight = _loss_and_weight(loss, prediction, *inputs[1:])
         results = [value, weight, *(_scalar(name, m(prediction, inputs[1])) for name, m in metrics.items())]
         results += [apply("copy", prediction)] if keep_prediction else []
-        results = [apply("copy", r) if r.op in ("constant", "reshape", "input") else r for r in results]
+        results = [apply("copy", r) if r.op in ("reshape", "input") else r for r in results]
         named: list[tuple[str, Parameter]] = []
         outputs: list[Tensor] = []
         if training:
