@@ -218,16 +218,21 @@ cdef inline void lookup_loop(int kind, int rows, const float *numbers, float *y,
                              int64_t n) noexcept nogil:
     cdef vec table[12]
     cdef mask_t mask
-    cdef int64_t i = 0
+    cdef int64_t i = 0, count = before_line(y, n)
     cdef int row
     for row in range(2 * rows):
         table[row] = vload(numbers + row * VL)
-    while i + VL <= n:
-        vstore(y + i, lookup_act(kind, table, vload(x + i)))
-        i += VL
-    if i < n:
-        mask = mask_of(n - i)
-        vstore_mask(mask, y + i, lookup_act(kind, table, vload_mask(mask, x + i)))
+    while i < n:
+        if count == 0:
+            while i + VL <= n:
+                vstore(y + i, lookup_act(kind, table, vload(x + i)))
+                i += VL
+            count = n - i
+        if count > 0:
+            mask = mask_of(count)
+            vstore_mask(mask, y + i, lookup_act(kind, table, vload_mask(mask, x + i)))
+            i += count
+            count = 0
 
 
 # Whether the function is made by tables here; then y = f(x).

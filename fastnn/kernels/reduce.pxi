@@ -219,14 +219,11 @@ cdef float exp_row(float *y, const float *x, int64_t n, float shift) noexcept no
 
 # y = (x - top) - total; y may be x.
 cdef inline void shift_row(float *y, const float *x, int64_t n, float top, float total) noexcept nogil:
-    cdef float v[64]
+    cdef vec a = vbroadcast(top), b = vbroadcast(total)
     cdef int64_t i = 0, j
-    while i + 64 <= n:
-        for j in range(64):
-            v[j] = (x[i + j] - top) - total
-        for j in range(64):
-            y[i + j] = v[j]
-        i += 64
+    while i + VL <= n:
+        vstore(y + i, vsub(vsub(vload(x + i), a), b))
+        i += VL
     for j in range(i, n):
         y[j] = (x[j] - top) - total
 
