@@ -2,7 +2,7 @@
 #
 # The result is contiguous, in row-major order over dims[ndim]; each operand has its own strides in elements,
 # 0 along a broadcast axis. Axes that can be merged were merged when the program was made, so that
-# a plain addition arrives with one axis. The last axis goes in blocks of 64 through local buffers. y may be
+# a plain addition arrives with one axis. The last axis goes in blocks through local buffers. y may be
 # an operand that has y's own strides.
 
 from libc.math cimport powf
@@ -32,57 +32,74 @@ cdef inline float as_float(bint truth) noexcept nogil:
     return <float>1.0 if truth else <float>0.0
 
 
-# y = a ∘ b for 64 elements. y is local memory, so that the compiler need not ask what overlaps.
-cdef void binary_block(int64_t kind, float *y, const float *a, const float *b) noexcept nogil:
-    cdef int j
+# a ∘ b, for a kind known at compile time.
+cdef inline float bin_(int kind, float a, float b) noexcept nogil:
     if kind == BIN_ADD:
-        for j in range(64):
-            y[j] = a[j] + b[j]
-    elif kind == BIN_SUB:
-        for j in range(64):
-            y[j] = a[j] - b[j]
-    elif kind == BIN_MUL:
-        for j in range(64):
-            y[j] = a[j] * b[j]
-    elif kind == BIN_DIV:
-        for j in range(64):
-            y[j] = a[j] / b[j]
-    elif kind == BIN_POW:
-        for j in range(64):
-            y[j] = powf(a[j], b[j])
-    elif kind == BIN_MAXIMUM:                                       # a NaN on either side wins, as in NumPy
-        for j in range(64):
-            y[j] = maximum_(a[j], b[j])
-    elif kind == BIN_MINIMUM:
-        for j in range(64):
-            y[j] = minimum_(a[j], b[j])
-    elif kind == BIN_LT:
-        for j in range(64):
-            y[j] = as_float(a[j] < b[j])
-    elif kind == BIN_LE:
-        for j in range(64):
-            y[j] = as_float(a[j] <= b[j])
-    elif kind == BIN_GT:
-        for j in range(64):
-            y[j] = as_float(a[j] > b[j])
-    elif kind == BIN_GE:
-        for j in range(64):
-            y[j] = as_float(a[j] >= b[j])
-    elif kind == BIN_EQ:
-        for j in range(64):
-            y[j] = as_float(a[j] == b[j])
-    elif kind == BIN_NE:
-        for j in range(64):
-            y[j] = as_float(a[j] != b[j])
+        return a + b
+    if kind == BIN_SUB:
+        return a - b
+    if kind == BIN_MUL:
+        return a * b
+    if kind == BIN_DIV:
+        return a / b
+    if kind == BIN_POW:
+        return powf(a, b)
+    if kind == BIN_MAXIMUM:                                         # a NaN on either side wins, as in NumPy
+        return maximum_(a, b)
+    if kind == BIN_MINIMUM:
+        return minimum_(a, b)
+    if kind == BIN_LT:
+        return as_float(a < b)
+    if kind == BIN_LE:
+        return as_float(a <= b)
+    if kind == BIN_GT:
+        return as_float(a > b)
+    if kind == BIN_GE:
+        return as_float(a >= b)
+    if kind == BIN_EQ:
+        return as_float(a == b)
+    return as_float(a != b)
 
 
-# The next `count` ≤ 64 elements of an operand, in place where 64 lie side by side, else in v; v holds a broadcast
+# Through a local block, so that the compiler need not ask what overlaps.
+cdef inline void bin_loop(int kind, float *y, const float *a, int64_t ta, const float *b, int64_t tb,
+                          int64_t n) noexcept nogil:
+    cdef float v[BLOCK]
+    cdef int64_t i = 0, j
+    while i < n:
+        for j in range(BLOCK):
+            v[j] = bin_(kind, a[j], b[j])
+        put_block(y + i, v)
+        i += BLOCK
+        a += BLOCK * ta
+        b += BLOCK * tb
+
+
+# y = a ∘ b for n elements, whole blocks; an operand with t = 0 is one block of equal numbers.
+cdef void bin_row(int64_t kind, float *y, const float *a, int64_t ta, const float *b, int64_t tb,
+                  int64_t n) noexcept nogil:
+    if kind == BIN_ADD: bin_loop(BIN_ADD, y, a, ta, b, tb, n)
+    elif kind == BIN_SUB: bin_loop(BIN_SUB, y, a, ta, b, tb, n)
+    elif kind == BIN_MUL: bin_loop(BIN_MUL, y, a, ta, b, tb, n)
+    elif kind == BIN_DIV: bin_loop(BIN_DIV, y, a, ta, b, tb, n)
+    elif kind == BIN_POW: bin_loop(BIN_POW, y, a, ta, b, tb, n)
+    elif kind == BIN_MAXIMUM: bin_loop(BIN_MAXIMUM, y, a, ta, b, tb, n)
+    elif kind == BIN_MINIMUM: bin_loop(BIN_MINIMUM, y, a, ta, b, tb, n)
+    elif kind == BIN_LT: bin_loop(BIN_LT, y, a, ta, b, tb, n)
+    elif kind == BIN_LE: bin_loop(BIN_LE, y, a, ta, b, tb, n)
+    elif kind == BIN_GT: bin_loop(BIN_GT, y, a, ta, b, tb, n)
+    elif kind == BIN_GE: bin_loop(BIN_GE, y, a, ta, b, tb, n)
+    elif kind == BIN_EQ: bin_loop(BIN_EQ, y, a, ta, b, tb, n)
+    elif kind == BIN_NE: bin_loop(BIN_NE, y, a, ta, b, tb, n)
+
+
+# The next `count` elements of an operand, at most a block, in place where a block lies side by side, else in v; v holds a broadcast
 # element already.
 cdef inline const float *block_of(float *v, const float *p, int64_t stride, int64_t count) noexcept nogil:
     cdef int64_t j
     if stride == 0:
         return v
-    if stride == 1 and count == 64:
+    if stride == 1 and count == BLOCK:
         return p
     for j in range(count):
         v[j] = p[j * stride]
@@ -91,7 +108,7 @@ cdef inline const float *block_of(float *v, const float *p, int64_t stride, int6
 
 cdef inline void fill_block(float *v, float value) noexcept nogil:
     cdef int j
-    for j in range(64):
+    for j in range(BLOCK):
         v[j] = value
 
 
@@ -138,9 +155,9 @@ cdef void binary(const Instr *ins, const Context *ctx, int tid, int nthreads) no
     cdef const float *pa
     cdef const float *pb
     cdef int64_t row, row_lo, row_hi, lo, hi, i, count
-    cdef float va[64]
-    cdef float vb[64]
-    cdef float vy[64]
+    cdef float va[BLOCK]
+    cdef float vb[BLOCK]
+    cdef float vy[BLOCK]
     fill_block(va, <float>1.0)                      # what is computed beyond a row's end must not be slow
     fill_block(vb, <float>1.0)
     slice_rows(count_rows(dims, ndim), n, tid, nthreads, &row_lo, &row_hi, &lo, &hi)
@@ -152,13 +169,16 @@ cdef void binary(const Instr *ins, const Context *ctx, int tid, int nthreads) no
         if tb == 0:
             fill_block(vb, b[0])
         i = lo
+        if 0 <= ta <= 1 and 0 <= tb <= 1:
+            i += (hi - lo) // BLOCK * BLOCK
+            bin_row(kind, y + row * n + lo, a + lo if ta else va, ta, b + lo if tb else vb, tb, i - lo)
         while i < hi:
-            count = hi - i if hi - i < 64 else 64
+            count = hi - i if hi - i < BLOCK else BLOCK
             pa = block_of(va, a + i * ta, ta, count)
             pb = block_of(vb, b + i * tb, tb, count)
-            binary_block(kind, vy, pa, pb)
+            bin_row(kind, vy, pa, 1, pb, 1, BLOCK)
             memcpy(y + row * n + i, vy, count * sizeof(float))
-            i += 64
+            i += BLOCK
 
 
 # y = a where c is not 0, else b. ptr: y, c, a, b; size: ndim, dims[6], strides of c, a, b [6 each].
