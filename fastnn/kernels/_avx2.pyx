@@ -24,6 +24,7 @@ cdef extern from "immintrin.h":
     vec vdiv "_mm256_div_ps"(vec a, vec b) noexcept nogil
     vec vsqrt "_mm256_sqrt_ps"(vec x) noexcept nogil
     vec vmax "_mm256_max_ps"(vec a, vec b) noexcept nogil                    # NaN: b
+    vec vmin "_mm256_min_ps"(vec a, vec b) noexcept nogil                    # NaN: b
     vec vand "_mm256_and_ps"(vec a, vec b) noexcept nogil
     vec vor "_mm256_or_ps"(vec a, vec b) noexcept nogil
     vec blend "_mm256_blendv_ps"(vec other, vec x, vec choose) noexcept nogil

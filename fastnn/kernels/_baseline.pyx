@@ -28,6 +28,7 @@ cdef extern from "emmintrin.h":
     vec vdiv "_mm_div_ps"(vec a, vec b) noexcept nogil
     vec vsqrt "_mm_sqrt_ps"(vec x) noexcept nogil
     vec vmax "_mm_max_ps"(vec a, vec b) noexcept nogil                       # NaN: b
+    vec vmin "_mm_min_ps"(vec a, vec b) noexcept nogil                       # NaN: b
     vec vand "_mm_and_ps"(vec a, vec b) noexcept nogil
     vec vor "_mm_or_ps"(vec a, vec b) noexcept nogil
     vec vandnot "_mm_andnot_ps"(vec a, vec b) noexcept nogil                 # not a, and b

@@ -28,6 +28,7 @@ cdef extern from "arm_neon.h":
     vec vdiv "vdivq_f32"(vec a, vec b) noexcept nogil
     vec vsqrt "vsqrtq_f32"(vec x) noexcept nogil
     vec vmax "vmaxq_f32"(vec a, vec b) noexcept nogil                        # NaN: NaN
+    vec vmin "vminq_f32"(vec a, vec b) noexcept nogil                        # NaN: NaN
     bits cle "vcleq_f32"(vec a, vec b) noexcept nogil
     bits cgt "vcgtq_f32"(vec a, vec b) noexcept nogil
     bits ceq "vceqq_f32"(vec a, vec b) noexcept nogil

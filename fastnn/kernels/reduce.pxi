@@ -38,9 +38,8 @@ cdef inline void halve(int kind, int width, float *lanes) noexcept nogil:
         lanes[j] = join(kind, lanes[j], lanes[j + width])
 
 
-# Of 32 and of 64 lanes. Widths known at compile time make this straight vector code: a loop over them costs 40 cycles more.
-cdef inline float fold32(int kind, float *lanes) noexcept nogil:
-    halve(kind, 16, lanes)
+# Of 16 and of 64 lanes. Widths known at compile time make this straight vector code: a loop over them costs 40 cycles more.
+cdef inline float fold16(int kind, float *lanes) noexcept nogil:
     halve(kind, 8, lanes)
     halve(kind, 4, lanes)
     halve(kind, 2, lanes)
@@ -49,7 +48,8 @@ cdef inline float fold32(int kind, float *lanes) noexcept nogil:
 
 cdef inline float fold(int kind, float *lanes) noexcept nogil:
     halve(kind, 32, lanes)
-    return fold32(kind, lanes)
+    halve(kind, 16, lanes)
+    return fold16(kind, lanes)
 
 
 cdef inline float reduce_row_of(int kind, const float *x, int64_t n) noexcept nogil:
@@ -77,36 +77,46 @@ cdef inline float reduce_row_of(int kind, const float *x, int64_t n) noexcept no
     return total
 
 
+cdef inline vec vjoin(int kind, vec a, vec b) noexcept nogil:
+    return vmax(b, a) if kind == ORDERED_MAX else vmin(b, a)
+
+
 # The maximum or minimum of a row, or NaN where one of its numbers may be NaN: their sum tells, on pipes that
-# comparisons leave free, and is also NaN for infinities of both signs. 32 sums: with 64, AVX2 has too few registers.
+# comparisons leave free, and is also NaN for infinities of both signs. Four sums, for which AVX2 has registers left.
 cdef inline float extreme_of(int kind, const float *x, int64_t n) noexcept nogil:
+    cdef vec best[16]                   # 64 numbers
+    cdef vec sums[4]
     cdef float lanes[64]
-    cdef float sums[32]
-    cdef float v[64]
+    cdef float totals[16]
     cdef float total
     cdef int64_t i = 0
     cdef int j
-    for j in range(64):
-        lanes[j] = neutral(kind)
-    for j in range(32):
-        sums[j] = <float>0.0
+    cdef vec v
+    for j in range(4):
+        sums[j] = vzero()
+    for j in range(64 // VL):
+        best[j] = vbroadcast(neutral(kind))
     while i + 64 <= n:
-        for j in range(64):
-            lanes[j] = join(kind, lanes[j], x[i + j])
-        for j in range(32):
-            sums[j] = sums[j] + x[i + j]
-        for j in range(32):
-            sums[j] = sums[j] + x[i + 32 + j]
+        for j in range(64 // VL):
+            v = vload(x + i + j * VL)
+            best[j] = vjoin(kind, best[j], v)
+            sums[j & 3] = vadd(sums[j & 3], v)
         i += 64
-    if i < n:
-        for j in range(64):
-            v[j] = x[i]
-        memcpy(v, x + i, (n - i) * sizeof(float))
-        for j in range(64):
-            lanes[j] = join(kind, lanes[j], v[j])
-        for j in range(32):
-            sums[j] = sums[j] + (v[j] + v[32 + j])
-    total = fold32(RED_SUM, sums)
+    while i + VL <= n:
+        v = vload(x + i)
+        best[0] = vjoin(kind, best[0], v)
+        sums[0] = vadd(sums[0], v)
+        i += VL
+    for j in range(16):
+        totals[j] = <float>0.0
+    vstore(totals, vadd(vadd(sums[0], sums[1]), vadd(sums[2], sums[3])))
+    total = fold16(RED_SUM, totals)
+    for j in range(64 // VL):
+        vstore(lanes + j * VL, best[j])
+    while i < n:
+        lanes[0] = join(kind, lanes[0], x[i])
+        total = total + x[i]
+        i += 1
     return fold(kind, lanes) if total == total else total
 
 
