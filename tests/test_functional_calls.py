@@ -56,6 +56,22 @@ def test_repeated_calls_see_every_argument():
                 call()
 
 
+@for_each_isa
+def test_bits_depend_on_no_address(isa):
+    x = (np.random.default_rng(0).standard_normal(2100) * 3).astype(np.float32)
+    functions = [F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.sigmoid, F.tanh, F.hardswish, F.softplus,
+                 F.exp, F.log, F.sqrt, F.abs, F.neg, F.square, F.reciprocal, F.erf, F.sign, F.sum, F.max,
+                 lambda x, out: F.gelu(x, "tanh", out=out)]  # fmt: skip
+    block = np.empty(2100 + 32, np.float32)
+    first = -(block.ctypes.data // 4) % 16
+    with bound(isa):
+        for function in functions:
+            want = function(x, out=None)
+            for offset in (0, 1, 4, 15):
+                out = block[first + offset :][: want.size].reshape(want.shape)
+                assert np.array_equal(function(x, out=out).view(np.int32), want.view(np.int32)), (function, offset)
+
+
 # -- out= -------------------------------------------------------------------------------------------------------------
 
 
