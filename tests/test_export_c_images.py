@@ -11,6 +11,19 @@ from fastnn import nn
 HOSTS = [("gcc", "-O0"), ("gcc", "-O3"), ("clang", "-O2")]
 
 # layer, shape of a sample
+
+class Twice(nn.Module):
+    """What the activation takes and what it gives are both read."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        y = self.layer(x)
+        return y + F.gelu(y)
+
+
 LAYERS = {
     "3×3": (nn.Conv2d(2, 5, 3), (2, 7, 6)),
     "padded": (nn.Conv2d(1, 4, 3, padding=1), (1, 5, 5)),
@@ -39,6 +52,9 @@ LAYERS = {
     "at most six": (nn.ReLU6(), (2, 3, 4)),
     "transposed": (nn.ConvTranspose2d(3, 4, 3, stride=2, padding=1, output_padding=1), (3, 4, 5)),
     "transposed, dense": (nn.ConvTranspose2d(2, 3, 2), (2, 3, 3)),
+    "activation, read with its operand": (Twice(nn.Conv2d(3, 4, 3)), (3, 5, 6)),
+    "depthwise, read twice": (Twice(nn.Conv2d(3, 3, 3, groups=3)), (3, 5, 6)),
+    "transposed, read twice": (Twice(nn.ConvTranspose2d(3, 2, 3)), (3, 3, 4)),
     "transposed, grouped": (nn.ConvTranspose2d(4, 6, 3, stride=(1, 2), groups=2, dilation=(2, 1)), (4, 4, 3)),
 }
 

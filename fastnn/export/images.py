@@ -104,8 +104,10 @@ def _convolution(w: Writer, node: Tensor, taps, channels, weight_strides, positi
     rows = over("a", position("row", short["i"], short["a"], node, 0, columns))
     start = element(node.inputs[2], ("g", o), ("q", 1)) if node.attrs.get("bias") else "0.0f"
     value = unary("sum", node.attrs["act"], node.attrs["alpha"]) if node.attrs.get("act") else "sum"
-    y = element(node, ("s", node.size // n), ("i", width * groups * o), ("j", groups * o), ("g", o), ("q", 1))
-    return over("sijgq", [f"float sum = {start};", *rows, f"{y} = {value};"])
+    out = (("s", node.size // n), ("i", width * groups * o), ("j", groups * o), ("g", o), ("q", 1))
+    if node.attrs.get("pre") and (node.id, 1) in w.net.places:              # somebody reads what the activation took
+        rows.append(f"{element((node, 1), *out)} = sum;")
+    return over("sijgq", [f"float sum = {start};", *rows, f"{element(node, *out)} = {value};"])
 
 
 def _gathered(name: str, pixel: str, tap: str, node: Tensor, axis: int, body: Lines) -> Lines:
