@@ -53,18 +53,23 @@ def layer_norm(w: Writer, node: Tensor, twin: Tensor) -> str:
 def channel_norm(w: Writer, node: Tensor, twin: Tensor) -> str:
     """Statistics of each sample's groups: GroupNorm. Those of a batch are training's."""
     x, _, weight, bias = node.inputs
-    if not node.attrs["each"] or x.ndim != 4:
+    if not node.attrs["each"]:
         raise ValueError(f"{node.layer!r}: a norm by the statistics of the batch has no form in an ONNX file")
-    image, channels = first(w, x), x.shape[-1]
+    channels, inner = x.shape[-1], [*range(1, x.ndim - 1)]
+    if x.ndim == 4:
+        image = first(w, x)
+    else:
+        image = w.node("Transpose", [w.names[x.id]], perm=[0, x.ndim - 1, *inner]) if inner else w.names[x.id]
     groups = channels // node.attrs["width"]
     rows = w.node("Reshape", [image, w.ints([0, groups, -1])])
     ones, zeros = w.constant(np.ones(groups)), w.constant(np.zeros(groups))
     y = w.node("InstanceNormalization", [rows, ones, zeros], epsilon=node.attrs["eps"])
     y = _like(w, y, image)
     for op, vector in (("Mul", weight), ("Add", bias)):
-        y = w.node(op, [y, w.node("Reshape", [w.names[vector.id], w.ints([channels, 1, 1])])])
-    w.channels_first[node.id] = y
-    return w.node("Transpose", [y], perm=[0, 2, 3, 1])
+        y = w.node(op, [y, w.node("Reshape", [w.names[vector.id], w.ints([channels, *[1] * len(inner)])])])
+    if x.ndim == 4:
+        w.channels_first[node.id] = y
+    return w.node("Transpose", [y], perm=[0, *[axis + 1 for axis in inner], 1]) if inner else y
 
 
 def attention(w: Writer, node: Tensor, twin: Tensor) -> str:
