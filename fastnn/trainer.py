@@ -21,7 +21,7 @@ from .nn.module import Module
 from .optim import SGD, Optimizer
 from .step import Memory, compile_step
 from .training.inputs import EVALUATION_BATCH, check_transforms, evaluation_batch, sources, transformed
-from .training.interrupt import Interrupt
+from .training.interrupt import Interrupt, alone
 
 if TYPE_CHECKING:
     from .callbacks import Callback
@@ -73,7 +73,7 @@ class Trainer:
         self._transforms: tuple[Callable, ...] = ()
         self._last: tuple | None = None                 # program and sources of the last call of step()
         self._rate = np.empty(1)
-        self.stop_training = False                      # set by a callback to end the training
+        self.stop_training = self._fitting = False      # set by a callback to end the training; while in fit
         self._loop = self._ended = self._order = None     # _order(n): of an epoch, not the engine's
 
     @property
@@ -139,9 +139,9 @@ class Trainer:
         from .training.fit import prepare  # with callbacks and schedules, which import fastnn leaves alone
 
         history, before = History(), self.transforms
-        self.transforms = before if transforms is None else transforms
         try:
-            with Interrupt() as interrupt:
+            with alone(self), Interrupt() as interrupt:
+                self.transforms = before if transforms is None else transforms
                 loop = prepare(
                     self, X, y, interrupt, epochs=epochs, batch_size=batch_size, validation_data=validation_data,
                     shuffle=shuffle, drop_last=drop_last, sample_weight=sample_weight, verbose=verbose,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastnn
-from fastnn import Trainer, metrics, nn, optim
+from fastnn import Trainer, callbacks, metrics, nn, optim
 
 X = np.random.default_rng(0).standard_normal((6, 4, 3, 3)).astype(np.float32)
 
@@ -60,6 +60,17 @@ def test_optimizers_take_no_parameters(cls):
                           ((), {"params": model.parameters()})):  # fmt: skip
         with pytest.raises(TypeError, match=f"{cls.__name__} takes hyperparameters, lr first.*Trainer"):
             cls(*args, **options)
+
+
+def test_one_fit_at_a_time():
+    class Again(callbacks.Callback):
+        def on_epoch_end(self, epoch, logs):
+            self.trainer.fit(X[:, 0, 0], X[:, 0, 1, :2], verbose=0)
+
+    trainer = Trainer(nn.Linear(3, 2), nn.MSELoss())
+    with pytest.raises(RuntimeError, match="is training already"):
+        trainer.fit(X[:, 0, 0], X[:, 0, 1, :2], callbacks=[Again()], verbose=0)
+    assert trainer.fit(X[:, 0, 0], X[:, 0, 1, :2], verbose=0).epochs == 1
 
 
 def test_trainer_arguments():

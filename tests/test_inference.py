@@ -192,6 +192,33 @@ def test_python_threads_share_a_model():
     assert len(right) == 8 * 300 and all(right)
 
 
+def test_python_threads_share_a_model_from_its_first_call():
+    inputs = np.random.default_rng(1).standard_normal((20, 64)).astype(np.float32)
+    errors, barrier = [], threading.Barrier(6)
+
+    def work(model):
+        barrier.wait(60)
+        for rows in range(1, 12):
+            try:
+                model(inputs[:rows])
+            except Exception as error:  # noqa: BLE001  whatever it is, it must not be
+                errors.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(10):
+            model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.BatchNorm1d(256), nn.Linear(256, 10))
+            workers = [threading.Thread(target=work, args=(model,)) for _ in range(6)]
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join(60)
+    finally:
+        sys.setswitchinterval(before)
+    assert not errors
+
+
 def test_calls_leave_no_memory_behind():
     model = network()
     for _ in range(1000):

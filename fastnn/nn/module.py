@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,9 @@ CACHED_PROGRAMS = 16
 _edits = [0]
 # Counts every call of train() or eval() anywhere.
 _modes = [0]
+# Held where parameters are moved into an arena and models are compiled: threads may share a model from its first call.
+_lock = RLock()
+os.register_at_fork(after_in_child=lambda: globals().update(_lock=RLock()))
 
 
 class Module:
@@ -89,8 +94,9 @@ class Module:
         trace = current()
         if trace is None:
             # The shapes of the last call come again: checks, binding and running in one call into Cython.
-            if self._fast is not None and not options:
-                result = self._fast.call(inputs, _edits[0], threads.get_num_threads)
+            fast = self._fast
+            if fast is not None and not options:
+                result = fast.call(inputs, _edits[0], threads.get_num_threads)
                 if result is not None:
                     return result
             return self._infer(*inputs, **options)
@@ -122,23 +128,24 @@ class Module:
             integers = array.dtype.kind in "iu" and self.takes_integers()
             array = np.asarray(array, dtype=np.int64 if integers else np.float32, order="C")
             arrays.append(array)
-        arena = self.arena()
-        key = (id(arena), arena.layout, *((a.shape, a.dtype.char) for a in arrays), *named, *fixed.items())
-        compiled = self._compiled.get(key)
-        if compiled is None:
-            n = len(inputs)
-            function = self
-            if options:
-                function = lambda *xs: self(*xs[:n], **dict(zip(named, xs[n:], strict=True)), **fixed)  # noqa: E731
-            compiled = Compiled(function, [spec_of(a) for a in arrays], arena)
-            nodes = compiled.program.graph.nodes
-            arena.check_holds(node.attrs["parameter"] for node in nodes if node.op == "parameter")
-            self._compiled[key] = compiled
-            if len(self._compiled) > CACHED_PROGRAMS:
-                self._compiled.popitem(last=False)
-        compiled.inference.expect(_edits[0])
-        if not options:
-            self.__dict__["_fast"] = compiled.inference if compiled.is_flat else None
+        with _lock:
+            arena = self.arena()
+            key = (id(arena), arena.layout, *((a.shape, a.dtype.char) for a in arrays), *named, *fixed.items())
+            compiled = self._compiled.get(key)
+            if compiled is None:
+                n = len(inputs)
+                function = self
+                if options:
+                    function = lambda *xs: self(*xs[:n], **dict(zip(named, xs[n:], strict=True)), **fixed)  # noqa: E731
+                compiled = Compiled(function, [spec_of(a) for a in arrays], arena)
+                nodes = compiled.program.graph.nodes
+                arena.check_holds(node.attrs["parameter"] for node in nodes if node.op == "parameter")
+                self._compiled[key] = compiled
+                if len(self._compiled) > CACHED_PROGRAMS:
+                    self._compiled.popitem(last=False)
+            compiled.inference.expect(_edits[0])
+            if not options:
+                self.__dict__["_fast"] = compiled.inference if compiled.is_flat else None
         return compiled(*arrays, nthreads=threads.get_num_threads())
 
     def takes_integers(self) -> bool:
@@ -218,6 +225,10 @@ class Module:
         """The block that holds exactly this model's parameters; they are moved into a new one if need be."""
         if self._arena is not None and self._arena_edits == _edits[0]:
             return self._arena
+        with _lock:
+            return self._laid_out()
+
+    def _laid_out(self) -> Arena:
         tensors = [tensor for _, tensor in self.named_tensors()]
         arena = tensors[0].arena if tensors else self._arena
         if arena is None or not arena.holds(tensors):

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..trainer import Trainer
 
 
 class Interrupt:
@@ -41,6 +47,18 @@ class Interrupt:
     def raising(self) -> _Raising:
         """A block in which Ctrl-C raises at once."""
         return _Raising(self)
+
+
+@contextmanager
+def alone(trainer: Trainer) -> Iterator[None]:
+    """One fit of a trainer at a time: RuntimeError for a second, from another thread or from a callback."""
+    if trainer._fitting:
+        raise RuntimeError("this Trainer is training already: give each thread, and each fit in a callback, its own")
+    trainer._fitting = True
+    try:
+        yield
+    finally:
+        trainer._fitting = False
 
 
 class _Raising:
