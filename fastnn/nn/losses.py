@@ -159,7 +159,19 @@ class BCEWithLogitsLoss(_Pointwise):
         return losses, weights
 
 
-class CrossEntropyLoss(Loss):
+class _ClassLoss(Loss):
+    class_dim: int | None = None
+
+    def forward(self, prediction, target):
+        """The loss under `reduction`; with "none" one number for each place of (N) or (N, d…)."""
+        losses, shape = super().forward(prediction, target), tuple(prediction.shape)
+        if self.reduction != "none" or len(shape) == 2:
+            return losses
+        last = classes_last(shape, tuple(np.shape(target)), self.class_dim, type(self).__name__)
+        return F.reshape(losses, shape[:-1] if last else (shape[0], *shape[2:]))
+
+
+class CrossEntropyLoss(_ClassLoss):
     """Softmax and negative log-likelihood of logits (N, C) or (N, C, d…), or of sequences (B, T, C).
 
     Targets: class indices (N) or (N, d…), or probabilities of the prediction's shape. weight (C): of classes;
@@ -194,7 +206,7 @@ class CrossEntropyLoss(Loss):
         return F.neg(F.sum(F.mul(target, F.log_softmax(logits)), axis=-1)), None
 
 
-class NLLLoss(Loss):
+class NLLLoss(_ClassLoss):
     """Negative log-likelihood of log-probabilities (N, C), (N, C, d…) or (B, T, C) and class indices.
 
     class_dim: as for CrossEntropyLoss.
