@@ -218,6 +218,23 @@ def test_a_fraction_holds_out_once():
 # -- space and refusals -----------------------------------------------------------------------------------------------
 
 
+def test_tables_that_another_process_is_making(tmp_path, monkeypatch):
+    import optuna
+    from sqlalchemy.exc import IntegrityError
+
+    made, real = [], optuna.storages.RDBStorage.__init__
+
+    def half_made(self, url):
+        made.append(url)
+        if len(made) < 3:
+            raise IntegrityError("INSERT", {}, Exception("UNIQUE constraint failed"))
+        real(self, url)
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "__init__", half_made)
+    result = run({"lr": [0.01]}, n_trials=1, epochs=1, cv=2, refit=False, storage=tmp_path / "s.db")
+    assert len(made) == 3 and len(result.study.trials) == 1
+
+
 def test_lists_are_stored_as_texts_and_restored():
     for value in ([128, 64], [], [0.5, 2], 3, 0.1, "relu", None, True):
         assert Lists.restore(stored(value)) == value
@@ -246,7 +263,7 @@ def test_lists_are_stored_as_texts_and_restored():
     ({"metric": "auc"}, "unknown metric 'auc'.*loss, accuracy"), ({"direction": "up"}, "direction must be"),
     ({"epochs": 0}, "epochs must be a positive integer"),
     ({"build": lambda lr, depth: None, "space": {"lr": [1.0]}}, "build needs depth, which space does not have"),
-    ({"storage": "/nowhere/at/all.journal"}, "no such folder"),
+    ({"storage": "/nowhere/at/all.journal"}, "no such folder"), ({"storage": "/nowhere/at/all.db"}, "no such folder"),
 ])
 def test_what_is_wrong_is_refused_before_training(arguments, message, monkeypatch):
     monkeypatch.setattr(Trainer, "fit", None)

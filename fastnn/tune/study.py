@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ def open_storage(storage: Any, shared: bool):
     elif isinstance(storage, (str, os.PathLike)):
         text = os.fspath(storage)
         if "://" in text or text.endswith((".db", ".sqlite", ".sqlite3")):
+            if "://" not in text:
+                _check_folder(Path(text))
             yield _database(text if "://" in text else f"sqlite:///{os.path.abspath(text)}")
         else:
             yield _journal(Path(text))
@@ -72,12 +75,16 @@ def open_storage(storage: Any, shared: bool):
         yield storage
 
 
+def _check_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise ValueError(f"storage {path}: no such folder: {path.parent}")
+
+
 def _journal(path: Path):
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-    if not path.parent.is_dir():
-        raise ValueError(f"storage {path}: no such folder: {path.parent}")
+    _check_folder(path)
     # A process that was killed while it wrote leaves its lock behind; a write takes milliseconds.
     lock = JournalFileSymlinkLock(os.fspath(path), grace_period=5)
     return JournalStorage(JournalFileBackend(os.fspath(path), lock_obj=lock))
@@ -85,7 +92,14 @@ def _journal(path: Path):
 
 def _database(url: str):
     from optuna.storages import RDBStorage
+    from sqlalchemy.exc import DatabaseError
 
+    # Of processes that begin at once one makes the tables, and the others may find them half made.
+    for pause in (0.1, 0.3, 1.0, 2.0):
+        try:
+            return RDBStorage(url)
+        except (DatabaseError, AssertionError):
+            time.sleep(pause)
     return RDBStorage(url)
 
 
