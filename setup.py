@@ -31,7 +31,7 @@ DIRECTIVES = {
 
 # Never -ffast-math or -Ofast: they may switch the whole process to flush-to-zero.
 COMMON = ["-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden", "-pthread",
-          "-fno-asynchronous-unwind-tables"]  # fmt: skip
+          "-fno-asynchronous-unwind-tables", "-Werror=implicit-function-declaration"]  # fmt: skip
 LINK = ["-Wl,-s", "-Wl,-z,noseparate-code", "-pthread"] if platform.system() == "Linux" else []
 # What made no kernel faster (digits step, GEMM, convolutions, elementwise: within 1 %), only larger, by 5 %: copies of
 # functions and loops, which only GCC makes, padding between segments, tables to unwind C by.
@@ -63,15 +63,10 @@ if MACHINE not in ISAS:
     raise SystemExit(f"fastnn builds on x86-64 and aarch64; the target is {TARGET!r}")
 
 
-# Wheels for Python 3.11 and later use the limited API, so that one serves them all: calls and training steps took
-# the same time as with the whole API (1.80 and 44.6 µs, against 1.81 and 44.5). Python 3.10 has no buffers in its
-# limited API. Builds in place are for one interpreter, and tracing needs the whole API.
-LIMITED = (
-    "bdist_wheel" in sys.argv
-    and FLAVOUR == "release"
-    and sys.version_info >= (3, 11)
-    and not sysconfig.get_config_var("Py_GIL_DISABLED")
-)
+# For Python 3.11 and later the limited API, so that one wheel serves them all: calls and training steps took the same
+# time as with the whole API (1.80 and 44.6 µs, against 1.81 and 44.5). Python 3.10 has no buffers in its limited API.
+# Builds in place use it too: what it lacks is then missed there first. Tracing needs the whole API.
+LIMITED = FLAVOUR == "release" and sys.version_info >= (3, 11) and not sysconfig.get_config_var("Py_GIL_DISABLED")
 if LIMITED:
     MACROS = [*MACROS, ("Py_LIMITED_API", "0x030B0000")]
 
@@ -97,7 +92,7 @@ class BuildBeside(build_ext):
         super().run()
         if not self.inplace:
             self.copy_extensions_to_source()
-            self.remove_shadows()
+        self.remove_shadows()
 
     def build_extensions(self):
         version = subprocess.run([self.compiler.compiler_so[0], "--version"], capture_output=True, text=True).stdout

@@ -10,7 +10,7 @@ from cpython.pythread cimport (
     PyThread_get_thread_ident, PyThread_release_lock, PyThread_type_lock,
 )
 from cpython.ref cimport Py_INCREF
-from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from cpython.tuple cimport PyTuple_New, PyTuple_SetItem
 
 cdef object ndarray = np.ndarray
 cdef object empty = np.empty
@@ -281,4 +281,4 @@ cdef class Known:
 
 cdef inline void fill(tuple key, int64_t i, item):
     Py_INCREF(item)
-    PyTuple_SET_ITEM(key, i, item)
+    PyTuple_SetItem(key, i, item)
