@@ -274,7 +274,8 @@ class SequentialLR(Schedule):
 class ReduceLROnPlateau(Schedule):
     """Multiply the rate by factor when `monitor` has not improved for more than `patience` epochs.
 
-    mode: "min", "max", or "auto": max for a metric whose name says so. threshold_mode: "rel" or "abs".
+    mode: "min", "max", or "auto": max for a metric whose name says so. threshold_mode: "rel" or "abs"; "rel"
+    is a share of the best value's size, also below 0, where PyTorch's formula takes what is worse for better.
     cooldown: epochs that do not count after a reduction. A reduction of less than eps is not made.
     """
 

@@ -184,3 +184,11 @@ def test_descriptions_give_the_same_schedule(name, arguments):
     both = schedules.SequentialLR([schedule, schedules.StepLR(2, per=schedule.per)], [20])
     for one in (schedule, both):
         assert ours(_build_schedule(describe_schedule(one), "file")) == ours(one)
+
+
+def test_plateau_of_negative_values():
+    plateau = schedules.ReduceLROnPlateau("x", mode="min", patience=1, threshold=0.1)
+    for value in (-1.0, -0.95, -0.95):                  # worse than the best, if less than a tenth
+        plateau.rate(0, 1.0, 9)
+        plateau.observe({"x": value})
+    assert plateau.rate(3, 1.0, 9) == 0.1
