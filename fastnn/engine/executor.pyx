@@ -32,9 +32,11 @@ cdef enum:
     DIVERGED = 1          # the loss is not finite
     INTERRUPTED = 2       # a signal handler or a NumPy op raised
     MAX_SUMS = 16
+    SHORT_GROUP = 16
 
 cdef double SIGNAL_PERIOD = 0.05      # seconds between looks for Ctrl-C
 cdef double SLOW = 0.02               # an iteration that takes longer is also looked into between instructions
+cdef double SHORT = 1e-4              # iterations that take less are looked at by SHORT_GROUP: the clock costs 25 ns
 
 
 cdef inline double now() noexcept nogil:
@@ -76,8 +78,7 @@ cdef void raise_signals(Run *run) noexcept with gil:
         stop(run, INTERRUPTED)
 
 
-cdef inline void look_for_signals(Run *run) noexcept nogil:
-    cdef double t = now()
+cdef inline void look_for_signals(Run *run, double t) noexcept nogil:
     if t - run.checked >= SIGNAL_PERIOD:
         run.checked = t
         raise_signals(run)
@@ -93,6 +94,8 @@ cdef inline void stop(Run *run, int status) noexcept nogil:
 # The barrier; False if the run ends here. `passed` counts the barriers of the calling thread.
 cdef inline bint meet(Run *run, int64_t *passed, int tid, int nthreads) noexcept nogil:
     cdef bint go
+    if nthreads == 1:
+        return run.status == RUNNING
     team_barrier(tid, nthreads)
     go = run.status == RUNNING or passed[0] < run.stop_at
     passed[0] += 1
@@ -107,7 +110,7 @@ cdef inline bint walk(Run *run, int64_t begin, int64_t end, int64_t *passed, int
     for i in range(begin, end):
         run.code[i].kernel(&run.code[i], &run.ctx, tid, nthreads)
         if run.slow and tid == 0:
-            look_for_signals(run)
+            look_for_signals(run, now())
         if not meet(run, passed, tid, nthreads):
             return False
     return True
@@ -116,10 +119,10 @@ cdef inline bint walk(Run *run, int64_t begin, int64_t end, int64_t *passed, int
 cdef void run_batches_body(void *arg, int tid, int nthreads) noexcept nogil:
     cdef Run *run = <Run*>arg
     cdef int64_t batch, k, passed = 0
-    cdef double weight, started = 0.0
+    cdef int unseen = 0, group = 1              # iterations since the last look at the clock, and between two looks
+    cdef double weight, t, started = now()
     for batch in range(run.batches):
         if tid == 0:
-            started = now()
             run.ctx.rows = run.rows + batch * run.batch_size if run.rows != NULL else NULL
             if run.rows == NULL and batch > 0:
                 run.ctx.first_row += run.batch_size
@@ -135,7 +138,7 @@ cdef void run_batches_body(void *arg, int tid, int nthreads) noexcept nogil:
             if run.rates != NULL and not isfinite(run.loss[0]):
                 stop(run, DIVERGED)
         if tid == 0 and run.slow:
-            look_for_signals(run)
+            look_for_signals(run, now())
         if not meet(run, &passed, tid, nthreads):
             return
         # From here to the end of the iteration nothing stops it: parameters are never half updated.
@@ -151,8 +154,14 @@ cdef void run_batches_body(void *arg, int tid, int nthreads) noexcept nogil:
                 for k in range(run.n_sums):
                     run.totals[2 + k] += <double>run.sums[k][0]
             run.done += 1
-            run.slow = now() - started > SLOW
-            look_for_signals(run)
+            unseen += 1
+            if unseen >= group:
+                t = now()
+                run.slow = t - started > SLOW * unseen
+                group = SHORT_GROUP if t - started < SHORT * unseen else 1
+                unseen = 0
+                started = t
+                look_for_signals(run, t)
         if not meet(run, &passed, tid, nthreads):
             return
 
