@@ -21,7 +21,7 @@ from .activations import (
     activation,
 )
 from .conv import Conv1d, Conv2d, ConvTranspose2d
-from .layers import Dropout, Flatten, Identity, Linear, Sequential
+from .layers import Dropout, Flatten, Identity, Linear, ModuleList, Sequential
 from .losses import (
     BCEWithLogitsLoss,
     CrossEntropyLoss,
@@ -97,6 +97,7 @@ __all__ = [
     "MaxPool1d",
     "MaxPool2d",
     "Module",
+    "ModuleList",
     "MSELoss",
     "MultiheadAttention",
     "NLLLoss",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from .. import functional as F  # noqa: N812
 from .. import rng
@@ -12,24 +12,62 @@ from ..parameter import Parameter
 from .module import Module
 
 
-class Sequential(Module):
-    """Layers one after another; parameters are named 0.weight, 0.bias, 2.weight, …"""
+class ModuleList(Module):
+    """Modules in a list, for a forward of your own to call; parameters are named 0.weight, 1.weight, …
 
-    def __init__(self, *layers: Module):
+    A slice is a plain list.
+    """
+
+    def __init__(self, modules: Iterable[Module] = ()):
         super().__init__()
-        for layer in layers:
-            self.append(layer)
+        self.extend(modules)
 
-    def append(self, layer: Module) -> Sequential:
-        """Add a layer at the end."""
-        if not isinstance(layer, Module):
-            raise TypeError(f"Sequential takes layers, found {type(layer).__name__}")
-        setattr(self, str(len(self._modules)), layer)
+    def append(self, module: Module) -> ModuleList:
+        """Add a module at the end."""
+        setattr(self, str(len(self)), self._checked(module))
+        return self
+
+    def extend(self, modules: Iterable[Module]) -> ModuleList:
+        """Add modules at the end."""
+        for module in modules:
+            self.append(module)
         return self
 
     def config(self):
+        """Constructor arguments: the modules of now."""
+        return (list(self),), {}
+
+    def forward(self, *inputs):
+        """A list computes nothing: TypeError."""
+        raise TypeError("a ModuleList is not called; call its modules in the forward of the module that holds it")
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._modules.values())
+
+    def __getitem__(self, index):
+        return list(self)[index]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        setattr(self, list(self._modules)[index], self._checked(module))
+
+    def _checked(self, module: Module) -> Module:
+        if not isinstance(module, Module):
+            raise TypeError(f"{type(self).__name__} takes layers, found {type(module).__name__}")
+        return module
+
+
+class Sequential(ModuleList):
+    """Layers one after another; parameters are named 0.weight, 0.bias, 2.weight, …"""
+
+    def __init__(self, *layers: Module):
+        super().__init__(layers)
+
+    def config(self):
         """Constructor arguments: the layers of now."""
-        return tuple(self._modules.values()), {}
+        return tuple(self), {}
 
     def forward(self, x):
         """x through every layer in turn."""
@@ -43,20 +81,9 @@ class Sequential(Module):
             x, before = layer(x), layer
         return x
 
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __iter__(self) -> Iterator[Module]:
-        return iter(self._modules.values())
-
     def __getitem__(self, index):
-        layers = list(self._modules.values())
-        return Sequential(*layers[index]) if isinstance(index, slice) else layers[index]
-
-    def __setitem__(self, index: int, layer: Module) -> None:
-        if not isinstance(layer, Module):
-            raise TypeError(f"Sequential takes layers, found {type(layer).__name__}")
-        setattr(self, list(self._modules)[index], layer)
+        layers = list(self)[index]
+        return Sequential(*layers) if isinstance(index, slice) else layers
 
 
 class Linear(Module):
