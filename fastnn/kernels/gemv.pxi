@@ -13,7 +13,7 @@ cdef enum:
     SUMMED = 16             # elements of c whose sums are added together
     RANK = 8                # rows of B added to c at a time
     HELD = 4096             # columns of c that wait in L1
-    ROW_VECTORS = 16        # vectors of columns below which a tile's registers hold c
+    ROW_VECTORS = 8         # vectors of columns below which a tile's registers hold c
 
 
 # Dot products of eight rows of x with y: u[0], u[1] hold four rows' sums each, in VL/4 parts. Rows from `count` on are
@@ -104,11 +104,14 @@ cdef inline void add_rows(int rank, float *z, const float *a, int64_t a_k, const
 
 # c[j] = a[k]·B[k, j] for j in [lo, hi), rows of B contiguous.
 cdef void gemv_rows(const Gemm *g, int64_t lo, int64_t hi) noexcept nogil:
-    cdef float z[HELD]
+    cdef float raw[HELD + 1024]
+    cdef float *z
     cdef int64_t n, j, p, count
     cdef const float *b
     while lo < hi:
         n = imin(HELD, hi - lo)
+        # Half a page from B, modulo pages: loads would wait for stores whose addresses end as theirs do.
+        z = raw + ((<size_t>(g.b + lo) - <size_t>raw + 2048) // 4 & 1023)
         memset(z, 0, sizeof(float) * vectors(n) * VL)
         if g.bias != NULL:
             load_rows(z, vectors(n) * VL, g.bias + lo, 0, 1, n)
