@@ -5,8 +5,10 @@ import os
 import numpy as np
 import pytest
 
-from fastnn import config
+from fastnn import Trainer, config, functional, nn, optim
 from fastnn.engine import threads
+from fastnn.graph.compile import Compiled
+from fastnn.graph.tensor import Out
 
 CGROUP = "proc/self/cgroup"
 V1 = "sys/fs/cgroup/cpu"
@@ -147,3 +149,16 @@ def test_set_rejects_numbers_out_of_range(n):
 def test_set_rejects_other_types(n):
     with pytest.raises(TypeError, match="n: expected an integer, found"):
         threads.set_num_threads(n)
+
+
+@pytest.mark.parametrize(("size", "chosen"), [(8, 1), (32, 1), (128, 4), (1024, 4)])
+def test_a_product_takes_the_threads_that_pay(size, chosen):
+    compiled = Compiled(functional.matmul, [Out((size, size), "float32")] * 2)
+    assert compiled.program.threads(4) == chosen
+
+
+def test_small_steps_choose_one_thread():
+    model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
+    trainer = Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=1e-3), seed=0)
+    assert trainer.program(batch_size=32).threads(64) == 1
+    assert trainer.program(batch_size=512).threads(4) == 4

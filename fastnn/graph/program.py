@@ -180,7 +180,7 @@ class Program:
         barriers behind the instructions cost.
         """
         if self._seconds is None:
-            self._seconds = sum(_cost(name, sizes) for name, sizes in self._costs) / 20e9
+            self._seconds = sum(_cost(name, sizes) / _RATES.get(name, 20e9) for name, sizes in self._costs)
         seconds, barriers = self._seconds, 1e-6 * len(self._costs)
         best, n = 1, 2
         while n <= most and seconds / best - seconds / n > barriers:
@@ -281,6 +281,10 @@ def _lower(node: Tensor) -> list[Instr]:
         return [Instr("gather", ((node, 0), None), sizes)]
     lower = OPS[node.op].lower
     return [] if lower is None else lower(node)
+
+
+# Operations a second of kernels on register tiles, about as AVX2 and AVX-512 run them; others are put at 20e9.
+_RATES = dict.fromkeys(("gemm", "conv2d", "conv2d_weight", "attention", "attention_grad"), 100e9)
 
 
 def _cost(kernel: str, sizes: tuple) -> float:
