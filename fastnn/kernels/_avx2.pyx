@@ -54,8 +54,9 @@ cdef enum:
     MR4 = 0
     FREE_MASKS = 0
     FUSED = 1               # an FMA is one instruction
-    COPY_LD = 512           # a row-major B is copied from these on: b_k, and rows·b_k
-    COPY_B = 16384
+    COPY_LD = 512           # a row-major B is copied from rows·b_k = COPY_B on where b_k >= COPY_LD,
+    COPY_B = 8192
+    COPY_NEAR = 16384       # else from COPY_NEAR on
 
 
 # Lanes 0 … count-1, 1 <= count <= VL.

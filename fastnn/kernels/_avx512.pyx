@@ -55,8 +55,9 @@ cdef enum:
     MR4 = 6
     FREE_MASKS = 1
     FUSED = 1               # an FMA is one instruction
-    COPY_LD = 1024          # a row-major B is copied from these on: b_k, and rows·b_k
-    COPY_B = 196608
+    COPY_LD = 1024          # a row-major B is copied from rows·b_k = COPY_B on where b_k >= COPY_LD,
+    COPY_B = 131072
+    COPY_NEAR = 1 << 30     # else from COPY_NEAR on
 
 
 # Lanes 0 … count-1, 1 <= count <= VL.

@@ -51,8 +51,9 @@ cdef enum:
     MR4 = 0
     FREE_MASKS = 0
     FUSED = 0               # an FMA is no instruction here
-    COPY_LD = 512           # a row-major B is copied from these on: b_k, and rows·b_k
+    COPY_LD = 512           # a row-major B is copied from rows·b_k = COPY_B on where b_k >= COPY_LD,
     COPY_B = 16384
+    COPY_NEAR = 1 << 30     # else from COPY_NEAR on
 
 
 cdef inline vec vfma(vec a, vec b, vec c) noexcept nogil:

@@ -55,8 +55,9 @@ cdef enum:
     MR4 = 6
     FREE_MASKS = 0
     FUSED = 1               # an FMA is one instruction
-    COPY_LD = 512           # a row-major B is copied from these on: b_k, and rows·b_k
+    COPY_LD = 512           # a row-major B is copied from rows·b_k = COPY_B on where b_k >= COPY_LD,
     COPY_B = 16384
+    COPY_NEAR = 1 << 30     # else from COPY_NEAR on
 
 
 cdef inline vec vzero() noexcept nogil:

@@ -32,8 +32,8 @@ cdef enum:
     MC = 64                 # rows in a copied block of A
     BOTH = 4                # where both are copied: blocks of A this much taller, and all this much shorter
     COPY_ROWS = 4
-    # A row-major B is copied when k, b_k and rows·b_k reach COPY_K, COPY_LD and COPY_B (the last two in the
-    # table of the instruction set); a transposed A when k and a_k, rows and vectors of columns reach these.
+    # A row-major B is copied when k reaches COPY_K and rows·b_k COPY_B, or COPY_NEAR where b_k is below COPY_LD (all
+    # three in the table of the instruction set); a transposed A when k and a_k, rows and vectors of columns reach these.
     COPY_K = 16
     COPY_DEEP_K = 2048      # nor do panels of so many rows stay in L2 from one tile to the next: with so many
     COPY_DEEP = 100000000   # multiplications of rows, k and b_k, B is copied block by block, too
@@ -361,7 +361,7 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     copy_a = (g.a_m == 1 and g.a_k >= COPY_A_LD and g.k >= COPY_K and row_end - row >= COPY_A_ROWS
               and at_end - at >= COPY_A_COLS)
     copy_b = g.b_k != 0 and (g.b_n != 1 or (
-        g.k >= COPY_K and g.b_k >= COPY_LD and (row_end - row) * g.b_k >= COPY_B)
+        g.k >= COPY_K and (row_end - row) * g.b_k >= (COPY_B if g.b_k >= COPY_LD else COPY_NEAR))
         or (g.k >= COPY_DEEP_K and (row_end - row) * g.k * g.b_k >= COPY_DEEP))
     for i in range(batch * ib // tb, batch * (ib + 1) // tb):
         g.c = <float*>ins.ptr[0] + i * ins.size[9]
