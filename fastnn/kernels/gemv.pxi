@@ -47,6 +47,8 @@ cdef void dot_rows(float *u, const float *x, int64_t ldx, const float *y, int64_
 cdef void gemv_dots(const Gemm *g, bint column, int64_t lo, int64_t hi) noexcept nogil:
     cdef float u[4 * VL]
     cdef float z[SUMMED]
+    cdef float added[SUMMED]
+    cdef float old[SUMMED]
     cdef const float *x = g.a if column else g.b
     cdef const float *y = g.b if column else g.a
     cdef int64_t ldx = g.a_m if column else g.b_n, i, j, count
@@ -54,25 +56,27 @@ cdef void gemv_dots(const Gemm *g, bint column, int64_t lo, int64_t hi) noexcept
     cdef vec start = vbroadcast(g.bias[0] if column and g.bias != NULL else <float>0.0)
     cdef vec total
     memset(u, 0, sizeof(u))
+    memset(added, 0, sizeof(added))
+    memset(old, 0, sizeof(old))
     while lo < hi:
         count = imin(SUMMED, hi - lo)
+        if g.bias != NULL and not column:
+            load_rows(added, vectors(count) * VL, g.bias + lo, 0, 1, count)
+        if g.accumulate:
+            load_rows(old, vectors(count) * VL, g.c + lo, 0, 1, count)
         i = 0
         while i < count:
             dot_rows(u + i // 4 * VL, x + (lo + i) * ldx, ldx, y, g.k, count - i, tail)
             i += DOTS
         i = 0
         while i < SUMMED:                               # rows become lanes, and their parts are added
-            total = start
+            total = vadd(start, vadd(vload(added + i), vload(old + i)))
             j = 0
             while j < VL:
                 total = vadd(total, vload4(u + i // 4 * VL + j, VL))
                 j += 4
             vstore(z + i, total)
             i += VL
-        if g.bias != NULL and not column:
-            add_bias(z, SUMMED, g.bias + lo, 1, count)
-        if g.accumulate:
-            add_bias(z, SUMMED, g.c + lo, 1, count)
         finish(g, z, vectors(count) * VL, lo, 1, count)
         lo += count
 
@@ -102,9 +106,14 @@ cdef inline void add_rows(int rank, float *z, const float *a, int64_t a_k, const
         j += VL
 
 
+cdef void add_row(float *z, const float *a, const float *b, int64_t n) noexcept nogil:
+    add_rows(1, z, a, 0, b, 0, n)
+
+
 # c[j] = a[k]·B[k, j] for j in [lo, hi), rows of B contiguous.
 cdef void gemv_rows(const Gemm *g, int64_t lo, int64_t hi) noexcept nogil:
     cdef float raw[HELD + 1024]
+    cdef float one = <float>1.0
     cdef float *z
     cdef int64_t n, j, p, count
     cdef const float *b
@@ -116,7 +125,7 @@ cdef void gemv_rows(const Gemm *g, int64_t lo, int64_t hi) noexcept nogil:
         if g.bias != NULL:
             load_rows(z, vectors(n) * VL, g.bias + lo, 0, 1, n)
         if g.accumulate:
-            add_bias(z, n, g.c + lo, 1, n)
+            add_row(z, &one, g.c + lo, n)
         p = 0
         b = g.b + lo
         while p + RANK <= g.k:
@@ -124,7 +133,7 @@ cdef void gemv_rows(const Gemm *g, int64_t lo, int64_t hi) noexcept nogil:
             b += RANK * g.b_k
             p += RANK
         while p < g.k:
-            add_rows(1, z, g.a + p * g.a_k, g.a_k, b, g.b_k, n)
+            add_row(z, g.a + p * g.a_k, b, n)
             b += g.b_k
             p += 1
         j = 0
