@@ -106,10 +106,10 @@ class Memory:
         return [data.copy() for data in self._state()]
 
     def epoch_snapshots(self) -> list[list[np.ndarray]]:
-        """The two snapshots that fit goes back to after a divergence, both of now; their memory is kept and planned."""
+        """Room for the two snapshots that fit goes back to after a divergence; their memory is kept and planned."""
         ends = np.cumsum([data.nbytes for data in self._state()])
         halves = np.split(self._snapshots, 2)
-        return [self.remember(np.split(half, ends[:-1])) for half in halves]
+        return [np.split(half, ends[:-1]) for half in halves]
 
     def remember(self, snapshot: list[np.ndarray]) -> list[np.ndarray]:
         """Overwrite a snapshot with the state of now, and return it."""

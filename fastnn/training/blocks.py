@@ -23,7 +23,8 @@ class Blocks:
 
     def __init__(self, loop: Loop):
         self.loop = loop
-        self.starts = [(self._counters(), snapshot) for snapshot in loop.trainer._memory.epoch_snapshots()]
+        self.spare, self.kept = loop.trainer._memory.epoch_snapshots()
+        self.starts = []                # of the block before and of this one, or of this one alone
 
     @staticmethod
     def suits(loop: Loop) -> bool:
@@ -39,7 +40,8 @@ class Blocks:
         memory, epochs = trainer._memory, 1
         while at.epoch < at.epochs and not trainer.stop_training:
             loop._check()
-            self.starts = [self.starts[1], (self._counters(), memory.remember(self.starts[0][1]))]
+            self.spare, self.kept = self.kept, memory.remember(self.spare)
+            self.starts = [*self.starts[-1:], (self._counters(), self.kept)]
             until = min([at.epochs, *[e for e in loop.sizes.sizes if e > at.epoch]])
             seconds, diverged = self._block(min(epochs, until - at.epoch))
             if diverged or not memory.finite():

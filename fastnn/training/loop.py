@@ -153,14 +153,15 @@ class Loop:
         trainer, at, memory = self.trainer, self.at, self.trainer._memory
         if Blocks.suits(self) and Blocks(self).run():
             return
-        now, last = [(trainer.epoch, trainer.iteration, snapshot) for snapshot in memory.epoch_snapshots()]
-        first = at.epoch
+        spare, kept = memory.epoch_snapshots()
+        now, first = None, at.epoch
         if at.seconds and self.time_budget is not None and self._left() <= 0:
             return                                  # of a training that is resumed, nothing is left
         while (at.epoch < at.epochs or self.time_budget is not None) and not trainer.stop_training:
             self._check()
             self._call("on_epoch_begin", at.epoch, {})
-            last, now = now, (trainer.epoch, trainer.iteration, memory.remember(last[2]))
+            spare, kept = kept, memory.remember(spare)
+            last, now = now, (trainer.epoch, trainer.iteration, kept)
             before, started = at.batch, time.perf_counter()
             bad, rate, finished = self._epoch()
             if bad is not None or (finished and not memory.finite()):
