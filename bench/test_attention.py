@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import roof
 
 from fastnn import functional
 from fastnn.graph.compile import Compiled
@@ -24,6 +25,7 @@ torch = pytest.importorskip("torch")
 SHAPES = [(12, 64, 4, 32), (32, 16, 4, 32), (4, 128, 4, 32), (2, 256, 8, 32), (4, 256, 4, 64), (1, 256, 12, 64)]
 THREADS = {"one": 1, "all": len(os.sched_getaffinity(0))}
 ROUNDS = 41
+CHAINS = 400_000             # steps of the multiply-adds that measure the roof
 
 
 def forward_and_backward(b, t, h, d, causal):
@@ -67,14 +69,20 @@ def test_attention(b, t, h, d, causal, threads, capsys):
     np.testing.assert_allclose(y, expected.numpy(), rtol=1e-4, atol=2e-5)
     np.testing.assert_allclose(grad, slopes.numpy(), rtol=1e-3, atol=1e-4)
 
-    times = {ours: [], theirs: []}
+    def arithmetic():
+        roof.chains(CHAINS)
+
+    times = {ours: [], theirs: [], arithmetic: []}
     for _ in range(ROUNDS):
         for call, seconds in times.items():
             start = time.perf_counter()
             call()
             seconds.append(time.perf_counter() - start)
-    mine, other = (statistics.median(times[call]) for call in (ours, theirs))
+    mine, other, chains = (statistics.median(times[call]) for call in (ours, theirs, arithmetic))
+    pairs = t * (t + 1) / 2 if causal else t * t
+    products = 7 * 2 * b * h * d * pairs / roof.chains(CHAINS) * chains / count
     least = min(times[theirs]) / min(times[ours])
     with capsys.disabled():
         print(f"\n{b}×{t}, {h} heads of {d}, {'causal' if causal else 'full'}, {count} thread(s): fastnn "
-              f"{mine * 1e6:.0f} µs, PyTorch {other * 1e6:.0f}: {other / mine:.2f} × (by the smallest {least:.2f} ×)")
+              f"{mine * 1e6:.0f} µs, PyTorch {other * 1e6:.0f}: {other / mine:.2f} × (by the smallest {least:.2f} ×, "
+              f"products alone at the roof {other / products:.2f} ×)")

@@ -61,6 +61,8 @@ CASES = [
     sdpa_case("odd sizes", normal(2, 3, 7, 5), normal(2, 3, 11, 5), normal(2, 3, 11, 9)),
     sdpa_case("one column", normal(1, 2, 9, 1), normal(1, 2, 6, 1), normal(1, 2, 6, 1), causal=True),
     sdpa_case("whole panels", normal(1, 2, 64, 32), normal(1, 2, 64, 32), normal(1, 2, 64, 32), causal=True),
+    sdpa_case("small causal panels", normal(1, 2, 51, 5), normal(1, 2, 51, 5), normal(1, 2, 51, 18), causal=True),
+    sdpa_case("a small last panel", normal(1, 2, 45, 5), normal(1, 2, 20, 5), normal(1, 2, 20, 18)),
     sdpa_case("no batch", normal(33, 4), normal(31, 4), normal(31, 4)),
     sdpa_case("three axes, a mask each", normal(2, 5, 4), normal(2, 6, 4), normal(2, 6, 4), normal(2, 5, 6)),
     sdpa_case("several blocks of keys", normal(1, 1, 34, 4), normal(1, 1, 290, 4), normal(1, 1, 290, 4)),

@@ -9,7 +9,7 @@
 # "Online normalizer calculation for softmax", 2018). Inside, x is in units of log 2, so that p is a power of 2. Work
 # goes in panels of QUERIES queries by blocks of KEYS keys, transposed: the queries are the lanes, so that maxima and
 # sums add nothing across lanes, and every product finds its right operand in rows, but for q and do, which are
-# transposed once for each panel. causal: s <= t, the blocks above the diagonal are skipped. Dropout draws from Philox
+# transposed once for each panel. A panel of FEW_QUERIES queries or less has FEW_QUERIES lanes; the lanes of loops are literals. causal: s <= t, the blocks above the diagonal are skipped. Dropout draws from Philox
 # at (row of the T by S matrix, s); no mask is stored. Threads share the pairs (batch, head), so no bit depends on
 # their number.
 #
@@ -23,7 +23,8 @@
 from libc.math cimport M_LOG2E
 
 cdef enum:
-    QUERIES = 32            # lanes of a panel: whole vectors on every instruction set
+    QUERIES = 32            # most lanes of a panel: whole vectors on every instruction set
+    FEW_QUERIES = 16        # lanes of a small one
     KEYS = 128              # in a block of scores; whole groups of 64 random numbers
     DEPTH = 128             # of q·k in one product
 
@@ -70,46 +71,55 @@ cdef void att_product(float *c, int64_t ldc, bint accumulate, const float *a, in
     gemm_direct(&g, 0, m, 0, vectors(n))
 
 
-# y[n, QUERIES] = x[count, n]ᵀ, zeros in the idle lanes.
+# The lanes of a panel.
+cdef inline int64_t lanes_for(int64_t count) noexcept nogil:
+    return FEW_QUERIES if count <= FEW_QUERIES else QUERIES
+
+
+# y[n, lanes] = x[count, n]ᵀ, zeros in the idle lanes.
 cdef void lanes_of(float *y, const float *x, int64_t ldx, int64_t count, int64_t n) noexcept nogil:
-    cdef int64_t i, j
+    cdef int64_t i, j, lanes = lanes_for(count)
     if ldx > 1:
-        pack_panel(y, x, n, count, QUERIES // VL, 1, ldx)
+        pack_panel(y, x, n, count, lanes // VL, 1, ldx)
         return
-    memset(y, 0, n * QUERIES * sizeof(float))
+    memset(y, 0, n * lanes * sizeof(float))
     for i in range(n):
         for j in range(count):
-            y[i * QUERIES + j] = x[i + j * ldx]
+            y[i * lanes + j] = x[i + j * ldx]
 
 
-# c[rows, QUERIES] = by·x[rows, n]·y[count, n]ᵀ by way of yt[DEPTH, QUERIES], which keeps by·yᵀ if n <= DEPTH.
+# c[rows, lanes] = by·x[rows, n]·y[count, n]ᵀ by way of yt[DEPTH, lanes], which keeps by·yᵀ if n <= DEPTH.
 cdef void att_scores(float *c, const float *x, int64_t ldx, const float *y, int64_t ldy, float *yt, bint fresh,
                  float by, int64_t rows, int64_t count, int64_t n) noexcept nogil:
-    cdef int64_t at = 0, depth, i
+    cdef int64_t at = 0, depth, i, lanes = lanes_for(count)
     while at < n:
         depth = imin(DEPTH, n - at)
         if fresh or n > DEPTH:
             lanes_of(yt, y + at, ldy, count, depth)
             if by != <float>1.0:
-                for i in range(depth * QUERIES):
+                for i in range(depth * lanes):
                     yt[i] = yt[i] * by
-        att_product(c, QUERIES, at > 0, x + at, ldx, 1, yt, QUERIES, rows, QUERIES, depth)
+        att_product(c, lanes, at > 0, x + at, ldx, 1, yt, lanes, rows, lanes, depth)
         at += depth
 
 
 # x + mask, -inf above the diagonal: x[s][j] belongs to key `key` + s and query `query` + j.
 cdef void att_masks(float *x, const Attention *a, int64_t query, int64_t count, int64_t key,
                       int64_t keys) noexcept nogil:
-    cdef int64_t s
-    cdef int j
+    cdef int64_t s, j, v, later, lanes = lanes_for(count)
     if a.mask != NULL:
         for j in range(count):
             for s in range(keys):
-                x[s * QUERIES + j] += <float>M_LOG2E * a.mask[(query + j) * a.mask_t + (key + s) * a.mask_s]
+                x[s * lanes + j] += <float>M_LOG2E * a.mask[(query + j) * a.mask_t + (key + s) * a.mask_s]
     if a.causal:
-        for s in range(imax(query - key, 0), keys):
-            for j in range(QUERIES):
-                x[s * QUERIES + j] = x[s * QUERIES + j] if query + j >= key + s else -INFINITY
+        for s in range(imax(query - key + 1, 0), keys):
+            later = imin(key + s - query, lanes)
+            v = 0
+            while v + VL <= later:
+                vstore(x + s * lanes + v, vbroadcast(-INFINITY))
+                v += VL
+            if v < later:
+                vstore_mask(mask_of(later - v), x + s * lanes + v, vbroadcast(-INFINITY))
 
 
 # keep[s][j] = 1/(1-p), or 0 with probability p.
@@ -118,42 +128,51 @@ cdef void att_keep(float *keep, const Attention *a, int64_t query, int64_t count
     cdef uint32_t r[64]
     cdef uint32_t threshold = <uint32_t>(a.p * 4294967296.0)
     cdef float scale = <float>(1.0 / (1.0 - a.p))
-    cdef int64_t j, s, e, groups = (a.keys + 63) // 64
+    cdef int64_t j, s, e, groups = (a.keys + 63) // 64, lanes = lanes_for(count)
     for j in range(count):
         s = 0
         while s < keys:
             philox16(r, ((a.row + <uint64_t>(query + j)) * groups + (key + s) // 64) * 16, a.number, a.step, a.seed)
             for e in range(imin(64, keys - s)):
-                keep[(s + e) * QUERIES + j] = scale if r[e] >= threshold else <float>0.0
+                keep[(s + e) * lanes + j] = scale if r[e] >= threshold else <float>0.0
             s += 64
     for s in range(keys):
-        for j in range(count, QUERIES):
-            keep[s * QUERIES + j] = <float>0.0
+        for j in range(count, lanes):
+            keep[s * lanes + j] = <float>0.0
 
 
 # One block of a panel: x becomes 2^(x - top), `top` the running maximum, `total` the running sum; old sums and
 # outputs are to be multiplied by `decay`.
-cdef void online_softmax(float *x, float *top, float *total, float *decay, int64_t keys) noexcept nogil:
+cdef inline void softmax_block(int lanes, float *x, float *top, float *total, float *decay,
+                               int64_t keys) noexcept nogil:
     cdef float now[QUERIES]
     cdef float added[QUERIES]
     cdef int64_t s
     cdef int j
-    for j in range(QUERIES):
+    for j in range(lanes):
         now[j] = top[j]
         added[j] = <float>0.0
     for s in range(keys):
-        for j in range(QUERIES):
-            now[j] = x[s * QUERIES + j] if x[s * QUERIES + j] > now[j] else now[j]
-    for j in range(QUERIES):                             # a row without keys so far: 2^(-inf - 0) = 0
+        for j in range(lanes):
+            now[j] = x[s * lanes + j] if x[s * lanes + j] > now[j] else now[j]
+    for j in range(lanes):                             # a row without keys so far: 2^(-inf - 0) = 0
         decay[j] = exp2_(top[j] - now[j]) if now[j] > -INFINITY else <float>1.0
         top[j] = now[j]
         now[j] = now[j] if now[j] > -INFINITY else <float>0.0
     for s in range(keys):
-        for j in range(QUERIES):
-            x[s * QUERIES + j] = exp2_(x[s * QUERIES + j] - now[j])
-            added[j] = added[j] + x[s * QUERIES + j]
-    for j in range(QUERIES):
+        for j in range(lanes):
+            x[s * lanes + j] = exp2_(x[s * lanes + j] - now[j])
+            added[j] = added[j] + x[s * lanes + j]
+    for j in range(lanes):
         total[j] = total[j] * decay[j] + added[j]
+
+
+cdef void online_softmax(float *x, float *top, float *total, float *decay, int64_t count,
+                         int64_t keys) noexcept nogil:
+    if count <= FEW_QUERIES:
+        softmax_block(FEW_QUERIES, x, top, total, decay, keys)
+    else:
+        softmax_block(QUERIES, x, top, total, decay, keys)
 
 
 cdef void att_scale(float *x, int64_t ldx, const float *by, int64_t rows, int64_t n) noexcept nogil:
@@ -161,6 +180,14 @@ cdef void att_scale(float *x, int64_t ldx, const float *by, int64_t rows, int64_
     for i in range(rows):
         for j in range(n):
             x[i * ldx + j] = x[i * ldx + j] * by[i]
+
+
+# The queries of the next panel. Below the diagonal, small panels save a sixth of 64 by 64 scores and a tenth of 128 by
+# 128, more than vectors one by one cost; of larger matrices less.
+cdef inline int64_t att_count(const Attention *a, int64_t query) noexcept nogil:
+    if a.causal and QUERIES < a.queries <= 4 * QUERIES:
+        return imin(FEW_QUERIES, a.queries - query)
+    return imin(QUERIES, a.queries - query)
 
 
 # The keys that a panel of queries sees: all, or those up to its last one.
@@ -176,10 +203,11 @@ cdef void attend(const Attention *a, float *o, float *lse) noexcept nogil:
     cdef float top[QUERIES]
     cdef float total[QUERIES]
     cdef float decay[QUERIES]
-    cdef int64_t query = 0, key, count, keys, end, i
+    cdef int64_t query = 0, key, count, keys, end, i, lanes
     cdef int j
     while query < a.queries:
-        count = imin(QUERIES, a.queries - query)
+        count = att_count(a, query)
+        lanes = lanes_for(count)
         end = att_reach(a, query, count)
         for j in range(QUERIES):
             top[j] = -INFINITY
@@ -190,14 +218,14 @@ cdef void attend(const Attention *a, float *o, float *lse) noexcept nogil:
             att_scores(x, a.k + key * a.k_t, a.k_t, a.q + query * a.q_t, a.q_t, qt, key == 0,
                    a.scale * <float>M_LOG2E, keys, count, a.depth)
             att_masks(x, a, query, count, key, keys)
-            online_softmax(x, top, total, decay, keys)
+            online_softmax(x, top, total, decay, count, keys)
             if a.p > 0.0:
                 att_keep(keep, a, query, count, key, keys)
-                for i in range(keys * QUERIES):
+                for i in range(keys * lanes):
                     x[i] = x[i] * keep[i]
             if key > 0:
                 att_scale(o + query * a.o_t, a.o_t, decay, count, a.width)
-            att_product(o + query * a.o_t, a.o_t, key > 0, x, 1, QUERIES, a.v + key * a.v_t, a.v_t, count,
+            att_product(o + query * a.o_t, a.o_t, key > 0, x, 1, lanes, a.v + key * a.v_t, a.v_t, count,
                         a.width, keys)
             key += keys
         for j in range(QUERIES):

@@ -1,10 +1,16 @@
 # The backward pass of attention: formulas, operands and method are at the head of attention.pxi.
 
 
+# By vectors: a call of memset for each short row took 3 % of all.
 cdef void att_zero(float *x, int64_t ldx, int64_t rows, int64_t n) noexcept nogil:
-    cdef int64_t i
+    cdef int64_t i, j
+    cdef mask_t mask = mask_of((n - 1) % VL + 1)
     for i in range(rows):
-        memset(x + i * ldx, 0, n * sizeof(float))
+        j = 0
+        while j + VL < n:
+            vstore(x + i * ldx + j, vzero())
+            j += VL
+        vstore_mask(mask, x + i * ldx + j, vzero())
 
 
 # y[i] = Σ_j a[i][j]·b[i][j]; 0 from `count` on. VL sums a row, then rows become lanes.
@@ -13,7 +19,7 @@ cdef void row_products(float *y, const float *a, const float *b, int64_t ld, int
     cdef float lanes[QUERIES * VL]
     cdef vec sum_
     cdef mask_t mask = mask_of((n - 1) % VL + 1)
-    cdef int64_t i, j
+    cdef int64_t i, j, used = lanes_for(count)
     for i in range(count):
         sum_ = vzero()
         j = 0
@@ -24,27 +30,27 @@ cdef void row_products(float *y, const float *a, const float *b, int64_t ld, int
         a += ld
         b += ld
     lanes_of(lanes, parts, VL, count, VL)
-    for j in range(QUERIES):
+    for j in range(used):
         y[j] = lanes[j]
     for i in range(1, VL):
-        for j in range(QUERIES):
-            y[j] = y[j] + lanes[i * QUERIES + j]
+        for j in range(used):
+            y[j] = y[j] + lanes[i * used + j]
 
 
-# x becomes p·keep, what dv takes; dp becomes scale·ds. kept is a literal: a test inside the loops would keep GCC from
-# vectorising them.
-cdef inline void weights_grad(bint kept, float *x, float *dp, const float *keep, const float *lse, const float *delta,
-                              float scale, int64_t keys) noexcept nogil:
+# x becomes p·keep, what dv takes; dp becomes scale·ds. kept and lanes are literals: a test inside the loops would keep GCC
+# from vectorising them.
+cdef inline void weights_grad(bint kept, int lanes, float *x, float *dp, const float *keep, const float *lse,
+                              const float *delta, float scale, int64_t keys) noexcept nogil:
     cdef int64_t s
     cdef int j
     cdef float p
     for s in range(keys):
-        for j in range(QUERIES):
-            p = exp2_(x[s * QUERIES + j] - lse[j])
+        for j in range(lanes):
+            p = exp2_(x[s * lanes + j] - lse[j])
             if kept:
-                dp[s * QUERIES + j] = dp[s * QUERIES + j] * keep[s * QUERIES + j]
-            dp[s * QUERIES + j] = p * (dp[s * QUERIES + j] - delta[j]) * scale
-            x[s * QUERIES + j] = p * keep[s * QUERIES + j] if kept else p
+                dp[s * lanes + j] = dp[s * lanes + j] * keep[s * lanes + j]
+            dp[s * lanes + j] = p * (dp[s * lanes + j] - delta[j]) * scale
+            x[s * lanes + j] = p * keep[s * lanes + j] if kept else p
 
 
 # dq, dk, dv, dmask of one (batch, head); dk, dv, dmask may be NULL.
@@ -57,16 +63,19 @@ cdef void attend_grad(const Attention *a, float *dq, float *dk, float *dv, float
     cdef float dot[DEPTH * QUERIES]
     cdef float sums[QUERIES]
     cdef float delta[QUERIES]
-    cdef int64_t query = 0, key, count, keys, end, i, j
+    cdef int64_t query = 0, key, count, keys, end, i, j, lanes
     cdef float unscale
-    if dk != NULL:
+    # The first panel reaches all keys, but below the diagonal.
+    cdef bint zeroed = a.causal or a.queries == 0
+    if zeroed and dk != NULL:
         att_zero(dk, a.k_t, a.keys, a.depth)
-    if dv != NULL:
+    if zeroed and dv != NULL:
         att_zero(dv, a.v_t, a.keys, a.width)
     if dmask != NULL:
         memset(dmask, 0, a.queries * a.keys * sizeof(float))
     while query < a.queries:
-        count = imin(QUERIES, a.queries - query)
+        count = att_count(a, query)
+        lanes = lanes_for(count)
         end = att_reach(a, query, count)
         for j in range(QUERIES):
             sums[j] = lse[query + j] if j < count else INFINITY
@@ -83,21 +92,26 @@ cdef void attend_grad(const Attention *a, float *dq, float *dk, float *dv, float
                    <float>1.0, keys, count, a.width)
             if a.p > 0.0:
                 att_keep(keep, a, query, count, key, keys)
-                weights_grad(True, x, dp, keep, sums, delta, a.scale, keys)
+            if a.p > 0.0 and count <= FEW_QUERIES:
+                weights_grad(True, FEW_QUERIES, x, dp, keep, sums, delta, a.scale, keys)
+            elif a.p > 0.0:
+                weights_grad(True, QUERIES, x, dp, keep, sums, delta, a.scale, keys)
+            elif count <= FEW_QUERIES:
+                weights_grad(False, FEW_QUERIES, x, dp, NULL, sums, delta, a.scale, keys)
             else:
-                weights_grad(False, x, dp, NULL, sums, delta, a.scale, keys)
+                weights_grad(False, QUERIES, x, dp, NULL, sums, delta, a.scale, keys)
             if dmask != NULL:
                 unscale = <float>1.0 / a.scale
                 for i in range(count):
                     for j in range(keys):
-                        dmask[(query + i) * a.keys + key + j] = dp[j * QUERIES + i] * unscale
+                        dmask[(query + i) * a.keys + key + j] = dp[j * lanes + i] * unscale
             if dv != NULL:
-                att_product(dv + key * a.v_t, a.v_t, True, x, QUERIES, 1, do_ + query * a.o_t, a.o_t,
+                att_product(dv + key * a.v_t, a.v_t, zeroed or query > 0, x, lanes, 1, do_ + query * a.o_t, a.o_t,
                             keys, a.width, count)
             if dk != NULL:
-                att_product(dk + key * a.k_t, a.k_t, True, dp, QUERIES, 1, a.q + query * a.q_t, a.q_t,
+                att_product(dk + key * a.k_t, a.k_t, zeroed or query > 0, dp, lanes, 1, a.q + query * a.q_t, a.q_t,
                             keys, a.depth, count)
-            att_product(dq + query * a.q_t, a.q_t, key > 0, dp, 1, QUERIES, a.k + key * a.k_t, a.k_t, count,
+            att_product(dq + query * a.q_t, a.q_t, key > 0, dp, 1, lanes, a.k + key * a.k_t, a.k_t, count,
                         a.depth, keys)
             key += keys
         query += count
