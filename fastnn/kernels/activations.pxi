@@ -226,27 +226,35 @@ cdef inline void act_grad_loop(int kind, float *dx, const float *dy, const float
         memcpy(dx + i, g, (n - i) * sizeof(float))
 
 
-# y = gelu_tanh(x) and its slope, both from one sigmoid; beyond ±10, where the slope is 0 or 1, that of ±10. y may be x.
+# y = gelu_tanh(x) and its slope, both from one sigmoid; beyond ±10, where the slope is 0 or 1, that of ±10.
+cdef inline void gelu_tanh_both_(float *y, float *slope, float x) noexcept nogil:
+    cdef float low = <float>-10.0 if x < <float>-10.0 else x
+    cdef float c = <float>10.0 if low > <float>10.0 else low
+    cdef float z = c * c
+    cdef float s = gelu_tanh_sigmoid_(c, z)
+    slope[0] = gelu_tanh_slope_(c, z, s)
+    y[0] = low * s
+
+
+# So for each of n; y may be x.
 cdef void gelu_tanh_slope_row(float *y, float *slope, const float *x, int64_t n) noexcept nogil:
     cdef float v[BLOCK]
     cdef float d[BLOCK]
-    cdef float low, c, s, z
-    cdef int64_t i = 0, j, count
-    for j in range(BLOCK):
-        v[j] = <float>1.0
-    while i < n:
-        count = n - i if n - i < BLOCK else BLOCK
-        memcpy(v, x + i, count * sizeof(float))
+    cdef int64_t i = 0, j
+    while i + BLOCK <= n:
         for j in range(BLOCK):
-            low = <float>-10.0 if v[j] < <float>-10.0 else v[j]
-            c = <float>10.0 if low > <float>10.0 else low
-            z = c * c
-            s = gelu_tanh_sigmoid_(c, z)
-            d[j] = gelu_tanh_slope_(c, z, s)
-            v[j] = low * s
-        memcpy(y + i, v, count * sizeof(float))
-        memcpy(slope + i, d, count * sizeof(float))
+            gelu_tanh_both_(v + j, d + j, x[i + j])
+        put_block(y + i, v)
+        put_block(slope + i, d)
         i += BLOCK
+    if i < n:
+        for j in range(BLOCK):
+            v[j] = <float>1.0
+        memcpy(v, x + i, (n - i) * sizeof(float))
+        for j in range(BLOCK):
+            gelu_tanh_both_(v + j, d + j, v[j])
+        memcpy(y + i, v, (n - i) * sizeof(float))
+        memcpy(slope + i, d, (n - i) * sizeof(float))
 
 
 cdef void act_row(int64_t kind, float *y, const float *x, int64_t n, float alpha) noexcept nogil:
