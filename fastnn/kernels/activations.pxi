@@ -181,6 +181,29 @@ cdef inline int64_t before_line(const float *y, int64_t n) noexcept nogil:
     return <int64_t>(-<size_t>y % 64 // sizeof(float)) if n >= 2048 else 0
 
 
+# v = x, zeros behind its `count` <= BLOCK elements; and back. By vectors: what memcpy writes in parts, a vector reads late.
+cdef void take_part(float *v, const float *x, int64_t count) noexcept nogil:
+    cdef int64_t j = 0
+    while j + VL <= count:
+        vstore(v + j, vload(x + j))
+        j += VL
+    if j < count:
+        vstore(v + j, vload_mask(mask_of(count - j), x + j))
+        j += VL
+    while j < BLOCK:
+        vstore(v + j, vzero())
+        j += VL
+
+
+cdef void put_part(float *y, const float *v, int64_t count) noexcept nogil:
+    cdef int64_t j = 0
+    while j + VL <= count:
+        vstore(y + j, vload(v + j))
+        j += VL
+    if j < count:
+        vstore_mask(mask_of(count - j), y + j, vload(v + j))
+
+
 cdef inline void act_loop(int kind, float *y, const float *x, int64_t n, float alpha) noexcept nogil:
     cdef float v[BLOCK]
     cdef float w[BLOCK]
@@ -194,12 +217,10 @@ cdef inline void act_loop(int kind, float *y, const float *x, int64_t n, float a
                 i += BLOCK
             count = n - i
         if count > 0:
-            for j in range(BLOCK):
-                v[j] = <float>1.0                        # idle lanes: a value at which every f is cheap
-            memcpy(v, x + i, count * sizeof(float))
+            take_part(v, x + i, count)
             for j in range(BLOCK):
                 v[j] = act_(kind, v[j], alpha)
-            memcpy(y + i, v, count * sizeof(float))
+            put_part(y + i, v, count)
             i += count
             count = 0
 
@@ -216,14 +237,11 @@ cdef inline void act_grad_loop(int kind, float *dx, const float *dy, const float
         put_block(dx + i, w)
         i += BLOCK
     if i < n:
-        for j in range(BLOCK):
-            g[j] = <float>0.0
-            s[j] = <float>1.0
-        memcpy(g, dy + i, (n - i) * sizeof(float))
-        memcpy(s, saved + i, (n - i) * sizeof(float))
+        take_part(g, dy + i, n - i)
+        take_part(s, saved + i, n - i)
         for j in range(BLOCK):
             g[j] = act_grad_(kind, g[j], s[j], alpha)
-        memcpy(dx + i, g, (n - i) * sizeof(float))
+        put_part(dx + i, g, n - i)
 
 
 # y = gelu_tanh(x) and its slope, both from one sigmoid; beyond ±10, where the slope is 0 or 1, that of ±10.
@@ -248,13 +266,11 @@ cdef void gelu_tanh_slope_row(float *y, float *slope, const float *x, int64_t n)
         put_block(slope + i, d)
         i += BLOCK
     if i < n:
-        for j in range(BLOCK):
-            v[j] = <float>1.0
-        memcpy(v, x + i, (n - i) * sizeof(float))
+        take_part(v, x + i, n - i)
         for j in range(BLOCK):
             gelu_tanh_both_(v + j, d + j, v[j])
-        memcpy(y + i, v, (n - i) * sizeof(float))
-        memcpy(slope + i, d, (n - i) * sizeof(float))
+        put_part(y + i, v, n - i)
+        put_part(slope + i, d, n - i)
 
 
 cdef void act_row(int64_t kind, float *y, const float *x, int64_t n, float alpha) noexcept nogil:

@@ -36,7 +36,8 @@ cdef enum:
     # three in the table of the instruction set); a transposed A when k and a_k, rows and vectors of columns reach these.
     COPY_K = 16
     COPY_DEEP_K = 2048      # nor do panels of so many rows stay in L2 from one tile to the next: with so many
-    COPY_DEEP = 100000000   # multiplications of rows, k and b_k, B is copied block by block, too
+    COPY_DEEP = 100000000   # multiplications of rows, k and b_k, B is copied block by block, too; beside a copied A
+    COPY_DEEP_LD = 512      # only where its rows are so long
     COPY_A_LD = 512
     COPY_A_ROWS = 256
     COPY_A_COLS = 8
@@ -362,7 +363,8 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
               and at_end - at >= COPY_A_COLS)
     copy_b = g.b_k != 0 and (g.b_n != 1 or (
         g.k >= COPY_K and (row_end - row) * g.b_k >= (COPY_B if g.b_k >= COPY_LD else COPY_NEAR))
-        or (g.k >= COPY_DEEP_K and (row_end - row) * g.k * g.b_k >= COPY_DEEP))
+        or (g.k >= COPY_DEEP_K and (g.b_k >= COPY_DEEP_LD or not copy_a)
+            and (row_end - row) * g.k * g.b_k >= COPY_DEEP))
     for i in range(batch * ib // tb, batch * (ib + 1) // tb):
         g.c = <float*>ins.ptr[0] + i * ins.size[9]
         g.pre = <float*>ins.ptr[1] + i * ins.size[9] if ins.ptr[1] != NULL else NULL

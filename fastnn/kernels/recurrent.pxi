@@ -17,6 +17,7 @@ cdef enum:
     LSTM = 2
     GRU = 3
     UNITS = 64              # in a block: whole vectors on every instruction set
+    AWAITED = 2             # rows ahead that are fetched
 
 cdef struct Recurrent:
     int64_t kind
@@ -68,31 +69,34 @@ cdef void rnn_row(bint relu, float *h, const float *x, int64_t n) noexcept nogil
             h[j] = maximum_(x[j] + h[j], <float>0.0)
     else:
         for j in range(n):
-            h[j] = tanh_(x[j] + h[j])
+            h[j] = x[j] + h[j]
+        act_row(ACT_TANH, h, h, n, <float>0.0)
 
 
 # i, f, g, o in `gates`, which hold h·Wᵀ, and c and h; c may be `before`.
 cdef void lstm_row(float *h, float *c, float *gates, const float *x, const float *before, int64_t n) noexcept nogil:
     cdef int64_t j
-    for j in range(2 * n):
-        gates[j] = sigmoid_(x[j] + gates[j])
-    for j in range(2 * n, 3 * n):
-        gates[j] = tanh_(x[j] + gates[j])
-    for j in range(3 * n, 4 * n):
-        gates[j] = sigmoid_(x[j] + gates[j])
+    for j in range(4 * n):
+        gates[j] = x[j] + gates[j]
+    act_row(ACT_SIGMOID, gates, gates, 2 * n, <float>0.0)
+    act_row(ACT_TANH, gates + 2 * n, gates + 2 * n, n, <float>0.0)
+    act_row(ACT_SIGMOID, gates + 3 * n, gates + 3 * n, n, <float>0.0)
     for j in range(n):
         c[j] = gates[n + j] * before[j] + gates[j] * gates[2 * n + j]
+    act_row(ACT_TANH, h, c, n, <float>0.0)
     for j in range(n):
-        h[j] = gates[3 * n + j] * tanh_(c[j])
+        h[j] = gates[3 * n + j] * h[j]
 
 
 # r, z, n in `gates`, and h, from x and u; `before` may be NULL: zeros.
 cdef void gru_row(float *h, float *gates, const float *x, const float *u, const float *before, int64_t n) noexcept nogil:
     cdef int64_t j
     for j in range(2 * n):
-        gates[j] = sigmoid_(x[j] + u[j])
+        gates[j] = x[j] + u[j]
+    act_row(ACT_SIGMOID, gates, gates, 2 * n, <float>0.0)
     for j in range(n):
-        gates[2 * n + j] = tanh_(x[2 * n + j] + gates[j] * u[2 * n + j])
+        gates[2 * n + j] = x[2 * n + j] + gates[j] * u[2 * n + j]
+    act_row(ACT_TANH, gates + 2 * n, gates + 2 * n, n, <float>0.0)
     if before == NULL:
         for j in range(n):
             h[j] = (<float>1.0 - gates[n + j]) * gates[2 * n + j]
@@ -172,70 +176,50 @@ cdef void recurrent(const Instr *ins, const Context *ctx, int tid, int nthreads)
         memcpy(last + r.lo * n, c + r.lo * n, (r.hi - r.lo) * n * sizeof(float))
 
 
-# x[n] to a block, zeros where there is no x and behind its end.
-cdef inline void block_in(float *block, const float *x, int64_t n) noexcept nogil:
-    cdef int j
-    if x != NULL and n == UNITS:
-        memcpy(block, x, UNITS * sizeof(float))
-        return
-    for j in range(UNITS):
-        block[j] = <float>0.0
-    if x != NULL:
-        memcpy(block, x, n * sizeof(float))
+# Rows that are read or written soon, from beyond L2. What lies behind the last one costs nothing.
+cdef inline void await_row(const float *x, int64_t n, bint write) noexcept nogil:
+    cdef int64_t j
+    for j in range(0, n, 16):
+        if write:
+            prefetch_to(x + j, 1)
+        else:
+            prefetch(x + j)
 
 
-cdef inline void block_out(float *x, const float *block, int64_t n) noexcept nogil:
-    if n == UNITS:
-        memcpy(x, block, UNITS * sizeof(float))
-    else:
-        memcpy(x, block, n * sizeof(float))
+# x·(1 - x), the slope of the sigmoid x.
+cdef inline vec vslope(vec x) noexcept nogil:
+    return vmul(x, vsub(vbroadcast(<float>1.0), x))
 
 
-# Of one sample: d of the gates before their activations; dc becomes that of the time before. In blocks of its own: with
-# so many pointers GCC gives up telling them apart.
+# Of one sample: d of the gates before their activations; dc becomes that of the time before. By vectors: with so many
+# pointers GCC gives up telling them apart.
 cdef void lstm_grad_row(float *dx, float *dc, const float *dy, const float *dh, const float *gates, const float *c,
                         const float *before, int64_t hidden) noexcept nogil:
-    cdef float i_[UNITS]
-    cdef float f_[UNITS]
-    cdef float g_[UNITS]
-    cdef float o_[UNITS]
-    cdef float c_[UNITS]
-    cdef float b_[UNITS]
-    cdef float dh_[UNITS]
-    cdef float dy_[UNITS]
-    cdef float dc_[UNITS]
-    cdef float s
-    cdef int64_t at = 0, n
-    cdef int j
+    cdef float room[UNITS]
+    cdef vec i_, f_, g_, o_, c_, dh_, dc_, one = vbroadcast(<float>1.0)
+    cdef mask_t mask
+    cdef int64_t at = 0, j, end
     while at < hidden:
-        n = imin(UNITS, hidden - at)
-        block_in(i_, gates + at, n)
-        block_in(f_, gates + hidden + at, n)
-        block_in(g_, gates + 2 * hidden + at, n)
-        block_in(o_, gates + 3 * hidden + at, n)
-        block_in(c_, c + at, n)
-        block_in(b_, before + at if before != NULL else NULL, n)
-        block_in(dh_, dh + at, n)
-        block_in(dy_, dy + at, n)
-        block_in(dc_, dc + at, n)
-        for j in range(UNITS):
-            c_[j] = tanh_(c_[j])
-        for j in range(UNITS):
-            dh_[j] = dh_[j] + dy_[j]
-            dc_[j] = dc_[j] + dh_[j] * o_[j] * (<float>1.0 - c_[j] * c_[j])
-            o_[j] = dh_[j] * c_[j] * o_[j] * (<float>1.0 - o_[j])
-            s = dc_[j] * g_[j] * i_[j] * (<float>1.0 - i_[j])
-            g_[j] = dc_[j] * i_[j] * (<float>1.0 - g_[j] * g_[j])
-            i_[j] = s
-            s = dc_[j] * f_[j]
-            f_[j] = s * b_[j] * (<float>1.0 - f_[j])
-            dc_[j] = s
-        block_out(dx + at, i_, n)
-        block_out(dx + hidden + at, f_, n)
-        block_out(dx + 2 * hidden + at, g_, n)
-        block_out(dx + 3 * hidden + at, o_, n)
-        block_out(dc + at, dc_, n)
-        at += n
+        end = imin(at + UNITS, hidden)
+        act_row(ACT_TANH, room, c + at, end - at, <float>0.0)
+        j = at
+        while j < end:
+            mask = mask_of(imin(VL, end - j))
+            i_ = vload_mask(mask, gates + j)
+            f_ = vload_mask(mask, gates + hidden + j)
+            g_ = vload_mask(mask, gates + 2 * hidden + j)
+            o_ = vload_mask(mask, gates + 3 * hidden + j)
+            c_ = vload_mask(mask, room + j - at)
+            dh_ = vadd(vload_mask(mask, dh + j), vload_mask(mask, dy + j))
+            dc_ = vfma(vmul(dh_, o_), vsub(one, vmul(c_, c_)), vload_mask(mask, dc + j))
+            vstore_mask(mask, dx + j, vmul(vmul(dc_, g_), vslope(i_)))
+            vstore_mask(mask, dx + hidden + j,
+                        vmul(vmul(dc_, vload_mask(mask, before + j)), vslope(f_)) if before != NULL else vzero())
+            vstore_mask(mask, dx + 2 * hidden + j, vmul(vmul(dc_, i_), vsub(one, vmul(g_, g_))))
+            vstore_mask(mask, dx + 3 * hidden + j, vmul(vmul(dh_, c_), vslope(o_)))
+            vstore_mask(mask, dc + j, vmul(dc_, f_))
+            j += VL
+        at += UNITS
 
 
 # d of x and of u; dh becomes what h's own path z·h passes on to the time before.
@@ -299,6 +283,11 @@ cdef void recurrent_grad(const Instr *ins, const Context *ctx, int tid, int nthr
             c_t = saved + r.times * width + t * rows
             c = saved + r.times * width + before * rows if step > 0 else c0
             for i in range(r.lo, r.hi):
+                await_row(saved + t * width + (i + AWAITED) * many, many, False)
+                await_row(dx_t + (i + AWAITED) * many, many, True)
+                await_row(dy + t * rows + (i + AWAITED) * n, n, False)
+                if c != NULL:
+                    await_row(c + (i + AWAITED) * n, n, False)
                 lstm_grad_row(dx_t + i * many, dc + i * n, dy + t * rows + i * n, dh + i * n,
                               saved + t * width + i * many, c_t + i * n, c + i * n if c != NULL else NULL, n)
         elif r.kind == GRU:

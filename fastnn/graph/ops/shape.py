@@ -113,10 +113,10 @@ def _unslice_infer(inputs, attrs) -> list[Out]:
 def _unslice_lower(node: Tensor) -> list[Instr]:
     (dy,) = node.inputs
     offset, to = _window(node.shape, node.attrs["slices"])
-    return [
-        Instr("fill", ((node, 0),), (node.size,), (0.0,)),
-        _copy((node, 0, offset), dy, dy.shape, to, contiguous_strides(dy.shape), node.dtype),
-    ]
+    apart = any(step != 1 for _, _, step in node.attrs["slices"]) or node.ndim > 1
+    rest = ((0, node.size),) if apart else ((0, offset), (offset + dy.size, node.size))
+    fills = [Instr("fill", ((node, 0, start),), (end - start,), (0.0,)) for start, end in rest if start < end]
+    return [*fills, _copy((node, 0, offset), dy, dy.shape, to, contiguous_strides(dy.shape), node.dtype)]
 
 
 def _unslice_vjp(node: Tensor, dy: Tensor) -> tuple[Tensor]:
