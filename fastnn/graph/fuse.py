@@ -153,6 +153,34 @@ def product_of_numbers(node: Tensor, uses: Counter[int]) -> Tensor | None:
     return constant((a.attrs["value"].ravel() * b.attrs["value"].ravel()).reshape(node.shape))
 
 
+def loss_gradient_factors(graph: Graph) -> Graph:
+    """The derivative of a loss times a number known at trace time, 1/n of a mean, say → made with that factor."""
+    uses = graph.uses()
+    kept = {x.id for x in graph.outputs}
+    factors: dict[int, float] = {}                  # by the attributes of the losses: they stay the same objects
+    products: set[int] = set()
+    for node in graph.nodes:
+        if node.op != "binary" or node.attrs["kind"] != "mul" or node.id in kept:
+            continue
+        for i in (0, 1):
+            dx, number = node.inputs[i], root(node.inputs[1 - i])
+            loss = dx.inputs[0] if dx.op == "item" and dx.attrs["index"] == 1 else None
+            if loss is None or loss.op != "pointwise_loss" or number.op != "constant" or number.size != 1:
+                continue
+            if uses[dx.id] == 1 and node.shape == dx.shape:
+                factors[id(loss.attrs)] = float(number.attrs["value"].ravel()[0])
+                products.add(id(node.attrs))
+
+    def rule(node: Tensor, uses: Counter[int]) -> Tensor | None:
+        if id(node.attrs) in factors:
+            return apply(node.op, *node.inputs, **{**node.attrs, "factor": factors[id(node.attrs)]})
+        if id(node.attrs) in products:
+            return next(x for x in node.inputs if x.op == "item")
+        return None
+
+    return rewrite(graph, rule) if factors else graph
+
+
 def embedding_gradient_sum(node: Tensor, uses: Counter[int]) -> Tensor | None:
     """Rows added to a gradient that is there already (a tied head's): in place, not in an array of zeros first."""
     if node.op != "binary" or node.attrs["kind"] != "add":
@@ -274,6 +302,7 @@ def fuse(graph: Graph, rules: tuple[Rule, ...] = RULES) -> Graph:
         graph = rewrite(graph, rule)
         if rule is product_activation_saving:
             graph = stored_slopes(graph)
+    graph = loss_gradient_factors(graph)
     now = zip(graph.outputs, owned, _owned(graph.outputs), strict=True)
     return Graph([apply("copy", x) if before and not after else x for x, before, after in now])
 

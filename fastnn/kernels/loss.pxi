@@ -197,7 +197,7 @@ cdef void pointwise_block(int64_t kind, float *l, float *d, const float *x, cons
             d[j] = sigmoid_(x[j]) - t[j]
 
 
-# loss[i] = f(x[i], t[i]) and dx. ptr: loss, dx or NULL, x, t; size: n, kind; scalar: β or δ.
+# loss[i] = f(x[i], t[i]) and factor·dx. ptr: loss, dx or NULL, x, t; size: n, kind; scalar: β or δ, factor.
 cdef void pointwise_loss(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef float *loss = <float*>ins.ptr[0]
     cdef float *dx = <float*>ins.ptr[1]
@@ -207,7 +207,8 @@ cdef void pointwise_loss(const Instr *ins, const Context *ctx, int tid, int nthr
     cdef float vt[64]
     cdef float vl[64]
     cdef float vd[64]
-    cdef int64_t i, lo, hi, count
+    cdef float factor = <float>ins.scalar[1]
+    cdef int64_t i, j, lo, hi, count
     for i in range(64):
         vx[i] = <float>1.0
         vt[i] = <float>1.0
@@ -220,6 +221,8 @@ cdef void pointwise_loss(const Instr *ins, const Context *ctx, int tid, int nthr
         pointwise_block(ins.size[1], vl, vd, vx, vt, <float>ins.scalar[0])
         memcpy(loss + i, vl, count * sizeof(float))
         if dx != NULL:
+            for j in range(64):
+                vd[j] = vd[j] * factor
             memcpy(dx + i, vd, count * sizeof(float))
         i += 64
 

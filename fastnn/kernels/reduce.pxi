@@ -154,6 +154,26 @@ cdef inline void reduce_columns_of(int kind, int64_t count, float *y, const floa
         y[j] = total[j] * scale
 
 
+# The same sums of less than 64 columns, a vector of them at a time.
+cdef void sum_columns(float *y, const float *x, int64_t r, int64_t stride, int64_t count, float scale) noexcept nogil:
+    cdef int64_t column = 0, i, end
+    cdef mask_t mask
+    cdef vec total, part
+    while column < count:
+        mask = mask_of(count - column if count - column < VL else VL)
+        total = vzero()
+        i = 0
+        while i < r:
+            end = i + 64 if i + 64 < r else r
+            part = vzero()
+            while i < end:
+                part = vadd(part, vload_mask(mask, x + i * stride + column))
+                i += 1
+            total = vadd(total, part)
+        vstore_mask(mask, y + column, vmul(total, vbroadcast(scale)))
+        column += VL
+
+
 cdef void reduce_columns(int64_t kind, float *y, const float *x, int64_t r, int64_t stride, int64_t count,
                          float scale) noexcept nogil:
     # A count known at compile time keeps the sums in registers; the more of them, the more of a row is read at once.
@@ -162,7 +182,7 @@ cdef void reduce_columns(int64_t kind, float *y, const float *x, int64_t r, int6
     elif kind == RED_SUM and count == 64:
         reduce_columns_of(RED_SUM, 64, y, x, r, stride, scale)
     elif kind == RED_SUM:
-        reduce_columns_of(RED_SUM, count, y, x, r, stride, scale)
+        sum_columns(y, x, r, stride, count, scale)
     elif kind == RED_MAX and count == WIDE:
         reduce_columns_of(RED_MAX, WIDE, y, x, r, stride, scale)
     elif kind == RED_MAX:

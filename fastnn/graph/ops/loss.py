@@ -62,7 +62,8 @@ def _pointwise_infer(inputs, attrs) -> list[Out]:
 
 def _pointwise_lower(node: Tensor) -> list[Instr]:
     ptrs = ((node, 0), (node, 1), *node.inputs)
-    return [Instr("pointwise_loss", ptrs, (node.size, POINTWISE[node.attrs["kind"]]), (node.attrs["beta"],))]
+    scalars = (node.attrs["beta"], node.attrs.get("factor", 1.0))
+    return [Instr("pointwise_loss", ptrs, (node.size, POINTWISE[node.attrs["kind"]]), scalars)]
 
 
 def _pointwise_vjp(node: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
