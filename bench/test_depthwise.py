@@ -2,8 +2,9 @@
 
 The roof of a shape is the longer of two times, and the output says which of them binds: its multiply-adds on registers
 (taps in the padding are no work), and the fastest of some loops that read and write as many bytes as its images have,
-each once. All run in turn with the kernel and so see the same clock and neighbours. The time of a call, taken from
-images of one pixel, is subtracted. 3×3 in L2 and 5×5 are bound by arithmetic, images beyond L2 by traffic.
+each once. All run in turn with the kernel and so see the same clock and neighbours; each finds its own arrays where its
+last call left them, in caches if they fit. The time of a call, taken from images of one pixel, is subtracted. 3×3 in L2
+and 5×5 are bound by arithmetic, images beyond L2 by traffic.
 
 `pytest bench/test_depthwise.py -s`. One thread, interleaved, medians.
 """
@@ -83,7 +84,7 @@ def test_depthwise(shape, part):
     writes = {"forward": dy.nbytes, "data": x.nbytes, "weight": 0}[part]
     streams = dict(enumerate(roof.streams(moved - writes, writes, repeats)))
     calls |= {"arithmetic": lambda: roof.chains(FMA_STEPS), **streams}
-    seconds = alternate(calls)
+    seconds = alternate(calls, warm=True)
     arithmetic = seconds["arithmetic"] * flop / roof.chains(FMA_STEPS)
     traffic = min(seconds[i] for i in streams) / repeats
     kernel = seconds["fastnn"] - seconds["call"]

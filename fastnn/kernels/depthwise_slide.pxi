@@ -18,7 +18,8 @@ cdef enum:
     WHOLE = 0               # vectors of channels: whole ones,
     MASKED = 1              # part of one,
     PAIRED = 2              # half of one, twice
-    DISTANT = 3             # whole ones, from memory
+    FROM_L3 = 3             # whole ones from beyond L2,
+    FROM_MEMORY = 4         # and beyond L3
 
 cdef enum:
     SLIDE = 1               # stride 1,
@@ -252,6 +253,16 @@ cdef int64_t slide_rows(int64_t form, Slide *s, float *y, const float *x, const 
             return 2
         if rows > 0:
             skip_pair(rows, s)
+            return 2
+    if form == SKIP and aw.taps == 5 and ah.taps == 5 and ah.stride == 2 and ah.dilation == 1 and most >= 2:
+        top = 2 * h.i - ah.padding
+        if top >= 0 and top + 7 <= ah.x and c % VL == 0:
+            s.x = x + top * row
+            s.x_row = row
+            s.w = w
+            s.w_row = 5 * c
+            s.w_col = c
+            skip_pair(7, s)
             return 2
     if form == 0 or not slide_knows(form, h.taps, aw.taps):
         return 0

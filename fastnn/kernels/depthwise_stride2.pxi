@@ -5,7 +5,8 @@
 #   transposed  a column of x adds to `cols` columns of y, of which two are then complete
 #
 # With 3×3 taps two rows of y are computed at once: forward they share one of five rows of x; transposed they are the two
-# kinds of rows that there are, of one row of taps and of two. The order of the sums is that of a single row.
+# kinds of rows that there are, of one row of taps and of two. Forward with 5×5 taps, too: one row has three chains of
+# FMAs, which wait for one another. The order of the sums is that of a single row.
 
 
 # Stride 2: even columns of the padded x add to outputs with taps 0, 2, 4, odd ones with taps 1, 3. acc[o·(last + 1) + k]
@@ -13,7 +14,7 @@
 # see the rows top … bottom - 1 of a window of 2·n + rows - 2.
 cdef inline void depth_skip(int n, int rows, int cols, int top, int bottom, int mode, const Slide *s, int64_t lo,
                             int64_t hi, mask_t mask) noexcept nogil:
-    cdef vec acc[4]
+    cdef vec acc[6]
     cdef vec w_[25]
     cdef vec start, x_
     cdef vec floor = vbroadcast(s.floor)
@@ -124,11 +125,14 @@ cdef inline void depth_spread(int n, int rows, int cols, int mode, const Slide *
         at += VL
 
 
-# Two rows of y with 3×3 taps: of a window of five rows all, or all but the first, lie in x.
+# Two rows of y with 3×3 taps: of a window of five rows all, or all but the first, lie in x; or with 5×5 taps and whole
+# vectors: all of seven rows do.
 cdef void skip_pair(int64_t rows, const Slide *s) noexcept nogil:
     cdef int64_t whole = s.c // VL * VL
     cdef mask_t mask = mask_of(s.c - whole if whole < s.c else VL)
-    if rows == 5:
+    if rows == 7:
+        depth_skip(2, 5, 5, 0, 7, WHOLE, s, 0, whole, mask)
+    elif rows == 5:
         depth_skip(2, 3, 3, 0, 5, WHOLE, s, 0, whole, mask)
         depth_skip(2, 3, 3, 0, 5, MASKED, s, whole, s.c, mask)
     else:
