@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 
 import numpy as np
@@ -36,6 +36,7 @@ from fastnn.graph.plan import Place, align, bytes_of, plan
 from fastnn.graph.program import Program, aligned_zeros, place_constants
 from fastnn.graph.tensor import FLOAT, INT, Tensor, source, tracing
 from fastnn.kernels.cpu import supported_isas
+from fastnn.kernels.table import packed_size
 
 ISAS = tuple(supported_isas())
 THREADS = (1, 2, 3, 4)
@@ -81,7 +82,7 @@ def bound(isa: str) -> Iterator[None]:
     module = import_module(f"fastnn.kernels._{isa}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program_module, "KERNELS", module.KERNELS)
-        patch.setattr(linalg, "packed_size", module.packed_size)
+        patch.setattr(linalg, "packed_size", partial(packed_size, lanes=module.VECTOR_LANES))
         patch.setattr(products, "_GEMM", module.KERNELS["gemm"])
         patch.setattr(engine_source, "_FIRST_NONFINITE", module.KERNELS["first_nonfinite"])
         patch.setattr(engine_source, "_INTEGER_RANGE", module.KERNELS["integer_range"])

@@ -57,6 +57,8 @@ cdef enum:
     COPY_LD = 512           # a row-major B is copied from rows·b_k = COPY_B on where b_k >= COPY_LD,
     COPY_B = 8192
     COPY_NEAR = 16384       # else from COPY_NEAR on
+    SWAP_ROWS = 32          # rows of A·Bᵀ at most that are computed as B·Aᵀ (gemm_swapped.pxi)
+    SWAP_C = 40
 
 
 # Lanes 0 … count-1, 1 <= count <= VL.

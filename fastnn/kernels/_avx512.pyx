@@ -58,6 +58,8 @@ cdef enum:
     COPY_LD = 1024          # a row-major B is copied from rows·b_k = COPY_B on where b_k >= COPY_LD,
     COPY_B = 131072
     COPY_NEAR = 1 << 30     # else from COPY_NEAR on
+    SWAP_ROWS = 64          # rows of A·Bᵀ at most that are computed as B·Aᵀ (gemm_swapped.pxi)
+    SWAP_C = 16
 
 
 # Lanes 0 … count-1, 1 <= count <= VL.

@@ -54,6 +54,8 @@ cdef enum:
     COPY_LD = 512           # a row-major B is copied from rows·b_k = COPY_B on where b_k >= COPY_LD,
     COPY_B = 16384
     COPY_NEAR = 1 << 30     # else from COPY_NEAR on
+    SWAP_ROWS = 0           # no A·Bᵀ is computed as B·Aᵀ (gemm_swapped.pxi)
+    SWAP_C = 0
 
 
 cdef inline vec vfma(vec a, vec b, vec c) noexcept nogil:

@@ -52,3 +52,4 @@ include "int8_images.pxi"
 
 # Kernel name → address.
 KERNELS = {_entries[i].name.decode(): _entries[i].address for i in range(_end - _entries)}
+VECTOR_LANES = <int>VL

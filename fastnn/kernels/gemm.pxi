@@ -302,6 +302,7 @@ cdef void gemm_copied(const Gemm *g, int64_t row, int64_t row_end, int64_t at, i
 
 
 include "gemv.pxi"
+include "gemm_swapped.pxi"
 
 
 # How the team shares an m by `panels` by batch grid: threads along the batch, the rows and the panels.
@@ -328,7 +329,7 @@ cdef void split(int64_t batch, int64_t m, int64_t panels, int nthreads, int *ove
 cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef Gemm g
     cdef int64_t m = ins.size[0], batch = ins.size[8], count, i, row, row_end, at, at_end
-    cdef bint copy_a, copy_b, column, whole_row, dots
+    cdef bint copy_a, copy_b, column, whole_row, dots, swapped
     cdef int tb, tm, tn, ib, im, jn
     g.n = ins.size[1]
     g.k = ins.size[2]
@@ -359,6 +360,7 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     if not column and (dots or whole_row):
         row = at * VL
         row_end = imin(at_end * VL, g.n)
+    swapped = swap_pays(&g, row_end - row, imin(at_end * VL, g.n) - at * VL)
     copy_a = (g.a_m == 1 and g.a_k >= COPY_A_LD and g.k >= COPY_K and row_end - row >= COPY_A_ROWS
               and at_end - at >= COPY_A_COLS)
     copy_b = g.b_k != 0 and (g.b_n != 1 or (
@@ -375,6 +377,8 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
             gemv_dots(&g, column, row, row_end)
         elif whole_row:
             gemv_rows(&g, row, row_end)
+        elif swapped:
+            gemm_swapped(&g, row, row_end, at * VL, imin(at_end * VL, g.n))
         elif copy_a or copy_b:
             gemm_copied(&g, row, row_end, at, at_end, copy_a, copy_b)
         else:

@@ -128,8 +128,4 @@ cdef void pack(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
             at += w
 
 
-def packed_size(n, k):
-    return (n + VL - 1) // VL * VL * k
-
-
 kernel(b"pack", <size_t>&pack)

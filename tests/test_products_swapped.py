@@ -1,0 +1,64 @@
+"""Products of few rows that are computed as their own transpose: the same bits, with every epilogue."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import reference as R  # noqa: N812
+from check_op import bound, check_op, for_each_isa
+from test_products import normal, observed, product, two_layers
+
+from fastnn import functional as F  # noqa: N812
+
+# Rows around whole vectors, k on both sides of a block of 512, columns on both sides of 32.
+SHAPES = [(8, 600, 64), (16, 64, 128), (16, 1030, 70), (31, 600, 97), (32, 200, 33), (63, 513, 130), (64, 512, 200)]
+
+
+@for_each_isa
+@pytest.mark.parametrize("m,k,n", SHAPES)
+def test_bits_are_those_of_more_rows(m, k, n, isa):
+    a, b = normal(m, k), normal(n, k).T
+    many = np.concatenate([a] * (130 // m + 1))
+    with bound(isa):
+        expected = F.matmul(many, b)[:m]
+        assert F.matmul(a, b).tobytes() == expected.tobytes()
+        out = np.full(m * n + 32, np.nan, np.float32)           # neither more nor less than the result is written
+        assert F.matmul(a, b, out=out[16:-16].reshape(m, n)).tobytes() == expected.tobytes()
+        assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
+    np.testing.assert_allclose(expected, a.astype(np.float64) @ b, rtol=0, atol=1e-5 + 2e-7 * k)
+
+
+@for_each_isa
+@pytest.mark.parametrize("m,k,n", [(16, 300, 10), (64, 300, 5), (32, 129, 33), (16, 1100, 3)])
+def test_few_columns_by_a_transposed_a(m, k, n, isa):
+    a, b = normal(k, m).T, normal(k, n)
+    with bound(isa):
+        expected = F.matmul(np.concatenate([a.T] * 9, axis=1).T, b)[:m]
+        assert F.matmul(a, b).tobytes() == expected.tobytes()
+    np.testing.assert_allclose(expected, a.astype(np.float64) @ b, rtol=0, atol=1e-5 + 2e-7 * k)
+
+
+def summed(m):
+    return lambda a, b, c, d: m.matmul(a, m.transpose(b)) + m.matmul(c, m.transpose(d))
+
+
+EPILOGUES = [
+    product("summed", summed(F), summed(np), normal(16, 530), normal(70, 530), normal(16, 64), normal(70, 64), k=600,
+            grad_atol=1e-4),
+    *(
+        product(f"{name}_{make.__name__}{m}x{k}", make(F.linear, act), make(R.linear, reference), normal(m, k),
+                normal(70, k) / k**0.5, normal(70), *([normal(40, 70)] if make is two_layers else []), k=k,
+                grad_atol=2e-4)
+        for name, act, reference in (
+            ("relu", F.relu, R.relu), ("tanh", F.tanh, np.tanh), ("gelu", lambda x: F.gelu(x, "tanh"), R.gelu_tanh),
+        )
+        for make in (two_layers, observed)
+        for m, k in ((16, 130), (31, 520))
+    ),
+]  # fmt: skip
+
+
+@for_each_isa
+@pytest.mark.parametrize("case", EPILOGUES, ids=repr)
+def test_epilogues(case, isa):
+    check_op(case, isa)
