@@ -137,6 +137,23 @@ def test_weights_agree(average):
     np.testing.assert_allclose(fused, out, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_one_sample_needs_no_batch_axis(batch_first):
+    torch, ours, theirs = pair(batch_first=batch_first)
+    x, y = floats(T, E), floats(S, E)
+    tx, ty = torch.from_numpy(x), torch.from_numpy(y)
+    out, weights = ours(x, y, y, key_padding_mask=PADDING[0], need_weights=True)
+    want = theirs(tx, ty, ty, torch.from_numpy(PADDING[0]))
+    close(out, want[0])
+    close(weights, want[1])
+    for inputs in ((x,), (x, x, x)):
+        own, none = ours(*inputs, is_causal=True)
+        close(own, theirs(tx, tx, tx, attn_mask=torch.from_numpy(CAUSAL))[0])
+        assert none is None
+    with pytest.raises(ValueError, match="query .* of width 12, found"):
+        ours(floats(T, 7))
+
+
 def test_training_follows_pytorch():
     """SGD: the gradient of the keys' bias is 0 but for rounding, which Adam would blow up."""
     torch, ours, theirs = pair(batch_first=True)

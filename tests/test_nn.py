@@ -161,6 +161,14 @@ def test_not_strict_takes_what_fits_by_name():
         model.load_state_dict({"0.bias": np.arange(4)}, strict=False)
 
 
+@pytest.mark.parametrize("way", [copy.deepcopy, pickle.dumps])
+def test_what_is_compiled_is_not_copied(way):
+    trainer = Trainer(nn.Linear(3, 2), nn.MSELoss(), optim.SGD(lr=0.1))
+    trainer.step(np.ones((4, 3), np.float32), np.ones((4, 2), np.float32))
+    with pytest.raises(TypeError, match=r"copy the model, or keep a training in a file with trainer.save"):
+        way(trainer)
+
+
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 def test_copies_are_independent(way):
     model = mlp()

@@ -287,6 +287,10 @@ cdef class Executor:
         error = self._ended()
         return run.done, [totals[k] for k in range(2 + run.n_sums)], run.status == DIVERGED, error
 
+    def __reduce__(self):
+        raise TypeError("what is compiled holds addresses and cannot be copied or pickled: copy the model, or keep a "
+                        "training in a file with trainer.save(path)")
+
     def seconds(self, int64_t begin, int64_t end, int64_t passes, uint64_t seed=0, int64_t step=1, double lr=0.0):
         """Time of each instruction in [begin, end) on one thread: the smallest of `passes` passes over all."""
         cdef Run *run = &self.run_state

@@ -87,7 +87,13 @@ class MultiheadAttention(Masked):
         not look, numbers are added to the scores. is_causal: query t sees keys 0 … t; it needs no attn_mask.
         need_weights=True gives the weights (N, T, S), or (N, heads, T, S) unless average_attn_weights, and takes the
         slower way that computes them. Unlike PyTorch the default is False, and the weights are None.
+        One sample may come without the batch axis: query (T, width), key and value (S, width), key_padding_mask (S,),
+        weights (T, S) or (heads, T, S).
         """
+        if query.ndim == 2:
+            return self._one_sample(
+                query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
+            )
         own = (key is None or key is query) and (value is None or value is query)
         key = query if key is None else key
         value = key if value is None else value
@@ -112,6 +118,20 @@ class MultiheadAttention(Masked):
         y = self.out_proj(y)
         y = y if self.batch_first else F.permute(y, (1, 0, 2))
         return y if weights is None else (y, weights)
+
+    def _one_sample(self, query, key, value, padding, *options):
+        axis = 0 if self.batch_first else 1
+
+        def batch_of_one(x):
+            return x if x is None or x.ndim != 2 else F.reshape(x, (*x.shape[:axis], 1, *x.shape[axis:]))
+
+        if padding is not None and padding.ndim == 1:
+            padding = F.reshape(padding, (1, *padding.shape))
+        key, value = None if key is query else key, None if value is key else value       # stay recognisable
+        y = self.forward(*map(batch_of_one, (query, key, value)), padding, *options)
+        outputs = y if isinstance(y, tuple) else (y,)
+        outputs = (F.reshape(outputs[0], query.shape), *(F.reshape(w, w.shape[1:]) for w in outputs[1:]))
+        return outputs if isinstance(y, tuple) else outputs[0]
 
     def _check(self, query, key, value) -> None:
         order = "(N, T, width)" if self.batch_first else "(T, N, width)"
