@@ -19,7 +19,7 @@ SAMPLES = 77                  # batches of 10: seven whole ones and a short one 
 @pytest.fixture
 def all_threads(monkeypatch):
     """Small programs choose one thread by themselves; here every program takes all that it is offered."""
-    monkeypatch.setattr(Program, "threads", lambda self, most: most)
+    monkeypatch.setattr(Program, "threads", lambda self, most, start=0.0: most)
 
 
 def train(model: str, nthreads: int = 1, seed: int = 0, epochs: int = 2, optimizer=None):

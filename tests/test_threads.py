@@ -157,6 +157,12 @@ def test_a_product_takes_the_threads_that_pay(size, chosen):
     assert compiled.program.threads(4) == chosen
 
 
+def test_a_call_of_its_own_must_save_what_waking_threads_costs():
+    compiled = Compiled(functional.matmul, [Out((96, 96), "float32")] * 2)
+    assert compiled.program.threads(4) > 1
+    assert compiled.program.threads(4, start=1e-5) == 1
+
+
 def test_small_steps_choose_one_thread():
     model = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 10))
     trainer = Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=1e-3), seed=0)

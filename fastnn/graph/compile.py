@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,8 @@ from .tensor import INT, Out, Tensor, Trace, source, tracing
 
 if TYPE_CHECKING:
     from ..parameter import Arena
+
+_START = 1e-5  # s: a thread that spins answers within 1 µs, one that has gone to sleep within 5 to 40
 
 
 class Compiled:
@@ -58,7 +61,8 @@ class Compiled:
         uses = [(k, *use) for k, name in enumerate(names) for use in self.program.relocations.get(name, [])]
         self.inference = Inference(
             self.program.executor, [*specs, *self.outs], len(specs), uses, self.program.static_end, arena,
-            self.program.threads, any(node.op == "numpy_op" for node in graph.nodes), pattern is None, id_ranges(graph),
+            partial(self.program.threads, start=_START), any(node.op == "numpy_op" for node in graph.nodes),
+            pattern is None, id_ranges(graph),
         )
 
     def __call__(self, *arrays: np.ndarray, out: np.ndarray | None = None, nthreads: int = 1):

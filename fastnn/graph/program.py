@@ -173,17 +173,18 @@ class Program:
         place = self.plan.places[tensor.id, 0]
         return self._bases[place.segment] + place.offset
 
-    def threads(self, most: int) -> int:
+    def threads(self, most: int, start: float = 0.0) -> int:
         """How many of at most `most` threads pay for this program.
 
         One thread's time is estimated from the arithmetic; each further thread must save more than the
-        barriers behind the instructions cost.
+        barriers behind the instructions cost. start: seconds until a further thread has begun, where each pass is a
+        run of the team by itself.
         """
         if self._seconds is None:
             self._seconds = sum(_cost(name, sizes) / _RATES.get(name, 20e9) for name, sizes in self._costs)
         seconds, barriers = self._seconds, 1e-6 * len(self._costs)
         best, n = 1, 2
-        while n <= most and seconds / best - seconds / n > barriers:
+        while n <= most and seconds / best - seconds / n > barriers + start:
             best, n = n, n + 1
         return best
 
