@@ -1,9 +1,11 @@
-"""ModuleList: names, changes, errors, training, files."""
+"""ModuleList and Sequential: names, changes, errors, training, files."""
+
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 
-from fastnn import Trainer, nn, optim
+from fastnn import Trainer, load, nn, optim
 
 
 class Towers(nn.Module):
@@ -39,3 +41,23 @@ def test_module_list(tmp_path):
     other = Towers(3)
     other.load(tmp_path / "towers.safetensors")
     assert np.array_equal(other(x), model(x))
+
+
+def test_sequential_with_names(tmp_path):
+    layers = OrderedDict(hidden=nn.Linear(4, 3), act=nn.ReLU(), out=nn.Linear(3, 2))
+    model = nn.Sequential(layers)
+    assert [name for name, _ in model.named_parameters()] == [
+        "hidden.weight", "hidden.bias", "out.weight", "out.bias"
+    ]  # fmt: skip
+    assert model.hidden is model[0] and len(nn.Sequential(**layers)) == 3
+    x = np.ones((2, 4), np.float32)
+    model.save(tmp_path / "named.safetensors")
+    again = load(tmp_path / "named.safetensors")
+    assert list(again.state_dict()) == list(model.state_dict()) and np.array_equal(again(x), model(x))
+    for name in ("a.b", "forward", "training"):
+        with pytest.raises(ValueError, match=f"a layer of Sequential cannot be named {name!r}"):
+            nn.Sequential({name: nn.ReLU()})
+    with pytest.raises(TypeError, match="Sequential takes layers, found int"):
+        nn.Sequential({"a": 3})
+    with pytest.raises(TypeError, match="Sequential takes layers, found OrderedDict"):
+        nn.Sequential(nn.ReLU(), layers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from .. import functional as F  # noqa: N812
 from .. import rng
@@ -60,14 +60,25 @@ class ModuleList(Module):
 
 
 class Sequential(ModuleList):
-    """Layers one after another; parameters are named 0.weight, 0.bias, 2.weight, …"""
+    """Layers one after another; parameters are named 0.weight, 0.bias, 2.weight, …
 
-    def __init__(self, *layers: Module):
+    Or by names of your own, given as a dictionary of layers or as keyword arguments. Raises ValueError for a name with
+    a dot or one that the layer has already.
+    """
+
+    def __init__(self, *layers: Module | Mapping[str, Module], **named: Module):
+        if len(layers) == 1 and isinstance(layers[0], Mapping):
+            layers, named = (), {**layers[0], **named}
         super().__init__(layers)
+        for name, layer in named.items():
+            if "." in name or hasattr(self, name):
+                raise ValueError(f"a layer of Sequential cannot be named {name!r}")
+            setattr(self, name, self._checked(layer))
 
     def config(self):
         """Constructor arguments: the layers of now."""
-        return tuple(self), {}
+        counted = list(self._modules) == [str(i) for i in range(len(self))]
+        return (tuple(self), {}) if counted else ((), dict(self._modules))
 
     def forward(self, x):
         """x through every layer in turn."""
