@@ -27,6 +27,20 @@ SOURCE = r"""
 #endif
 typedef float vec __attribute__((vector_size(BYTES)));
 
+/* Past the caches: the line is not read first. */
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+#if defined(__AVX512F__)
+#define PAST(p, v) _mm512_stream_ps(p, (__m512)(v))
+#elif defined(__AVX__)
+#define PAST(p, v) _mm256_stream_ps(p, (__m256)(v))
+#elif defined(__x86_64__)
+#define PAST(p, v) _mm_stream_ps(p, (__m128)(v))
+#else
+#define PAST(p, v) *(vec *)(p) = v
+#endif
+
 /* 12 chains: the product of latency and throughput of FMA units is at most 10 on the cores known. */
 #define EACH(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
 #define START(i) vec a##i = x + (float)i;
@@ -47,19 +61,23 @@ void scaled_copy(const float *restrict x, float *restrict y, long n, long repeat
     }
 }
 
-/* Reads nx floats and writes ny, in turn, about `chunk` at a time. */
+/* Reads nx floats and writes ny, in turn, about `chunk` at a time; y begins on a line, parts of it if `past`. */
 typedef float any_vec __attribute__((vector_size(BYTES), aligned(4)));
-void stream(const float *x, long nx, float *y, long ny, long chunk, long repeats, float *out) {
+void stream(const float *x, long nx, float *y, long ny, long chunk, long past, long repeats, float *out) {
     const long steps = (nx + ny) / chunk + 1, lanes = BYTES / 4;
     vec sum[8] = {{0}};
     for (long k = 0; k < repeats; k++) {
         for (long s = 0; s < steps; s++) {
             const float *a = x + nx * s / steps;
-            float *b = y + ny * s / steps;
-            const long reads = nx * (s + 1) / steps - nx * s / steps, writes = ny * (s + 1) / steps - ny * s / steps;
+            const long begin = ny * s / steps / lanes * lanes, end = ny * (s + 1) / steps / lanes * lanes;
+            float *b = y + begin;
+            const long reads = nx * (s + 1) / steps - nx * s / steps, writes = end - begin;
             for (long i = 0; i + 8 * lanes <= reads; i += 8 * lanes)
                 for (int j = 0; j < 8; j++) sum[j] += *(const any_vec *)(a + i + j * lanes);
-            for (long i = 0; i + lanes <= writes; i += lanes) *(any_vec *)(b + i) = sum[0];
+            if (past)
+                for (long i = 0; i < writes; i += lanes) PAST(b + i, sum[0]);
+            else
+                for (long i = 0; i < writes; i += lanes) *(any_vec *)(b + i) = sum[0];
         }
         __asm__ volatile("" ::: "memory");
     }
@@ -85,7 +103,7 @@ def _library() -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(library))
     loaded.fma_chains.restype = ctypes.c_long
     loaded.fma_chains.argtypes = [ctypes.c_long, ctypes.c_void_p]
-    loaded.stream.argtypes = [*[ctypes.c_void_p, ctypes.c_long] * 2, ctypes.c_long, ctypes.c_long, ctypes.c_void_p]
+    loaded.stream.argtypes = [*[ctypes.c_void_p, ctypes.c_long] * 2, *[ctypes.c_long] * 3, ctypes.c_void_p]
     for function in (loaded.scaled_copy, loaded.update_in_place):
         function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_long, ctypes.c_long]
     return loaded
@@ -109,10 +127,12 @@ def chains(steps: int) -> int:
 
 def streams(reads: int, writes: int, repeats: int) -> list[Callable[[], None]]:
     """Functions that read and write so many bytes, `repeats` times; which is the fastest depends on the machine."""
-    x, y = np.ones(reads // 4, np.float32), np.zeros(writes // 4, np.float32)
+    x, y = np.ones(reads // 4, np.float32), np.zeros(writes // 4 + 16, np.float32)
+    y = y[-y.ctypes.data % 64 // 4 :][: writes // 4]
     library, sink, (a, b) = _library(), _SINK.ctypes.data, (array.ctypes.data for array in (x, y))
-    calls = [lambda: library.stream(a, x.size, b, y.size, 512, repeats, sink),
-             lambda: library.stream(a, x.size, b, y.size, 32768, repeats, sink)]  # fmt: skip
+    calls = [lambda: library.stream(a, x.size, b, y.size, 512, 0, repeats, sink),
+             lambda: library.stream(a, x.size, b, y.size, 32768, 0, repeats, sink),
+             lambda: library.stream(a, x.size, b, y.size, 32768, 1, repeats, sink)]  # fmt: skip
     return calls + ([lambda: library.scaled_copy(a, b, y.size, repeats)] if x.size == y.size else [])
 
 

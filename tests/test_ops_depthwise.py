@@ -12,9 +12,12 @@ import reference_conv as R  # noqa: N812
 from check_op import Case, check_op, for_each_isa
 
 from fastnn import functional as F  # noqa: N812
+from fastnn.graph.compile import Compiled
 from fastnn.graph.fuse import fuse
 from fastnn.graph.graph import Graph
-from fastnn.graph.tensor import source, tracing
+from fastnn.graph.ops import apply
+from fastnn.graph.program import aligned_zeros
+from fastnn.graph.tensor import Out, source, tracing
 
 RNG = np.random.default_rng(20240614)
 
@@ -123,3 +126,27 @@ def test_against_pytorch():
         ours = F.conv2d(x, w, b, stride, 1, dilation, 16)
         theirs = torch.conv2d(*map(torch.from_numpy, (x, w, b)), stride, 1, dilation, 16)
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@for_each_isa
+@pytest.mark.parametrize(("op", "stride", "extent"), [("", 1, 520), ("", 2, 688), ("_data", 2, 680)])
+def test_large_images_are_those_of_their_parts(op, stride, extent, isa):
+    """Beyond 32 MB results go past the caches: bit for bit what smaller images give."""
+    w = normal(3, 3, 1, 16)
+
+    def compiled(rows):
+        image, y = (1, rows, extent, 16), (1, rows // stride, extent // stride, 16)
+        attrs = {"stride": (stride, stride), "padding": (1,) * 4, "dilation": (1, 1)}
+        attrs |= {"extent": image[1:3]} if op else {}
+        x, out = (y, image) if op else (image, y)
+        function = Compiled(lambda a, b: apply(f"depthwise_conv2d{op}", a, b, **attrs), [Out(x), Out(w.shape)])
+        result = aligned_zeros(4 * int(np.prod(out))).view(np.float32).reshape(out)
+        return normal(*x), lambda x: function(x, w, out=result)
+
+    x, large = compiled(extent)
+    y = large(x)
+    part, small = compiled(40)
+    part[:] = x[:, : part.shape[1]]
+    rows = y.shape[1] * 36 // extent
+    np.testing.assert_array_equal(y[:, :rows], small(part)[:, :rows])
+    assert y.nbytes + x.nbytes > 2**25

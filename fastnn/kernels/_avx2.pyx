@@ -44,6 +44,14 @@ cdef extern from "immintrin.h":
     int GREATER "_CMP_GT_OQ"
     int UNORDERED "_CMP_UNORD_Q"
 
+cdef extern from *:
+    """
+    #define vstream(p, x)
+    #define stream_end()
+    """
+    void vstream(float *p, vec x) noexcept nogil         # see _avx512.pyx
+    void stream_end() noexcept nogil
+
 # Register tiles: MRx rows by x vectors, x <= NV. 12 accumulators, x vectors of B, one broadcast.
 cdef enum:
     VL = 8
@@ -53,6 +61,7 @@ cdef enum:
     MR3 = 4
     MR4 = 0
     FREE_MASKS = 0
+    STREAMS = 0
     FUSED = 1               # an FMA is one instruction
     COPY_LD = 512           # a row-major B is copied from rows·b_k = COPY_B on where b_k >= COPY_LD,
     COPY_B = 8192

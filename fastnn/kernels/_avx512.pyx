@@ -18,6 +18,8 @@ cdef extern from "immintrin.h":
     void vstore "_mm512_storeu_ps"(float *p, vec x) noexcept nogil
     vec vload_mask "_mm512_maskz_loadu_ps"(mask_t mask, const float *p) noexcept nogil
     void mask_storeu "_mm512_mask_storeu_ps"(float *p, mask_t mask, vec x) noexcept nogil
+    void vstream "_mm512_stream_ps"(float *p, vec x) noexcept nogil          # past the caches, p on a line
+    void stream_end "_mm_sfence"() noexcept nogil
     vec vfma "_mm512_fmadd_ps"(vec a, vec b, vec c) noexcept nogil           # a·b + c
     vec vadd "_mm512_add_ps"(vec a, vec b) noexcept nogil
     vec vsub "_mm512_sub_ps"(vec a, vec b) noexcept nogil
@@ -54,6 +56,7 @@ cdef enum:
     MR3 = 8
     MR4 = 6
     FREE_MASKS = 1
+    STREAMS = 1             # a vector is a cache line and may be written past the caches
     FUSED = 1               # an FMA is one instruction
     COPY_LD = 1024          # a row-major B is copied from rows·b_k = COPY_B on where b_k >= COPY_LD,
     COPY_B = 131072

@@ -41,6 +41,14 @@ cdef extern from "emmintrin.h":
 
 ctypedef int64_t mask_t
 
+cdef extern from *:
+    """
+    #define vstream(p, x)
+    #define stream_end()
+    """
+    void vstream(float *p, vec x) noexcept nogil         # see _avx512.pyx
+    void stream_end() noexcept nogil
+
 # Register tiles: MRx rows by x vectors, x <= NV. 12 accumulators, x vectors of B, one broadcast, one product.
 cdef enum:
     VL = 4
@@ -50,6 +58,7 @@ cdef enum:
     MR3 = 0
     MR4 = 0
     FREE_MASKS = 0
+    STREAMS = 0
     FUSED = 0               # an FMA is no instruction here
     COPY_LD = 512           # a row-major B is copied from rows·b_k = COPY_B on where b_k >= COPY_LD,
     COPY_B = 16384

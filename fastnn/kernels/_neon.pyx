@@ -45,6 +45,14 @@ cdef extern from *:
 
 ctypedef int64_t mask_t
 
+cdef extern from *:
+    """
+    #define vstream(p, x)
+    #define stream_end()
+    """
+    void vstream(float *p, vec x) noexcept nogil         # see _avx512.pyx
+    void stream_end() noexcept nogil
+
 # Register tiles: MRx rows by x vectors, x <= NV. 24 to 28 accumulators, x vectors of B, one broadcast.
 cdef enum:
     VL = 4
@@ -54,6 +62,7 @@ cdef enum:
     MR3 = 8
     MR4 = 6
     FREE_MASKS = 0
+    STREAMS = 0
     FUSED = 1               # an FMA is one instruction
     COPY_LD = 512           # a row-major B is copied from rows·b_k = COPY_B on where b_k >= COPY_LD,
     COPY_B = 16384

@@ -6,7 +6,8 @@
 # six chains of FMAs going. Half a vector of channels (8 of AVX-512's 16) takes four rows, two in either half.
 #
 # A vector's columns lie c floats apart, which no hardware prefetcher follows well. So where x and y are
-# larger than SLIDE_FAR, each step asks for its share of the next rows, in the order of memory.
+# larger than SLIDE_FAR, each step asks for its share of the next rows, in the order of memory. Where they are larger than
+# SLIDE_PAST, y is not asked for but written past the caches, by whole lines: its lines are not read from memory first.
 #
 # Columns outside x add nothing. Every element of y is one chain of FMAs: columns ascending, and in each the rows
 # ascending, whatever the number of rows at once.
@@ -28,9 +29,11 @@ cdef enum:
 
 cdef enum:
     SLIDE_FAR = 1048576     # floats of x and y
+    SLIDE_PAST = 8388608
 
 cdef struct Slide:
     bint far                # x and y come from memory or L3
+    bint past               # y is written past the caches
     float *y
     int64_t y_w             # columns
     int64_t y_row           # floats between rows of y, where two are computed
@@ -62,6 +65,14 @@ cdef inline void slide_store(int mode, float *p, int64_t apart, mask_t mask, vec
         vstore(p, x)
 
 
+# A vector of y.
+cdef inline void slide_put(int mode, bint past, float *p, int64_t apart, mask_t mask, vec x) noexcept nogil:
+    if STREAMS and mode == WHOLE and past:
+        vstream(p, x)
+    else:
+        slide_store(mode, p, apart, mask, x)
+
+
 cdef inline void slide_weights(int rows, int cols, int mode, const Slide *s, int64_t at, mask_t mask, vec *w_,
                                vec *start) noexcept nogil:
     cdef int r, k
@@ -88,6 +99,7 @@ cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int
     cdef const float *ahead = s.x + (n + rows - 1) * x_row
     cdef float *to
     cdef float *to_ahead = s.y + n * y_row
+    cdef bint past = s.past
     while at < hi:
         slide_weights(rows, cols, mode, s, at, mask, w_, &start)
         for k in range(n * cols):
@@ -99,7 +111,8 @@ cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int
             if s.far:
                 for o in range(n):
                     prefetch_far(ahead, 0, 2)
-                    prefetch_far(to_ahead, 1, 2)
+                    if not past:
+                        prefetch_far(to_ahead, 1, 2)
                     ahead += VL
                     to_ahead += VL
             for q in range(first, last):
@@ -110,7 +123,7 @@ cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int
                             acc[o * cols + k] = vfma(x_, w_[(q - o) * cols + cols - 1 - k], acc[o * cols + k])
             for o in range(n):
                 if out >= 0:
-                    slide_store(mode, to + o * y_row, y_apart, mask, vmax(floor, acc[o * cols]))
+                    slide_put(mode, past, to + o * y_row, y_apart, mask, vmax(floor, acc[o * cols]))
                 for k in range(cols - 1):
                     acc[o * cols + k] = acc[o * cols + k + 1]
                 acc[o * cols + cols - 1] = start
@@ -120,7 +133,7 @@ cdef inline void depth_slide(int n, int rows, int cols, int first, int last, int
         while out < y_w:
             for o in range(n):
                 if out >= 0:
-                    slide_store(mode, to + o * y_row, y_apart, mask, vmax(floor, acc[o * cols]))
+                    slide_put(mode, past, to + o * y_row, y_apart, mask, vmax(floor, acc[o * cols]))
                 for k in range(cols - 1):
                     acc[o * cols + k] = acc[o * cols + k + 1]
                 acc[o * cols + cols - 1] = start
@@ -190,6 +203,7 @@ cdef void slide_pairs(int64_t rows, int64_t first, int64_t last, Slide *s) noexc
 cdef int64_t slide_start(Slide *s, int64_t images, const ConvAxis *ah, const ConvAxis *aw, const float *bias,
                          float floor, int64_t c) noexcept nogil:
     s.far = images * (ah.x * aw.x + ah.y * aw.y) * c > SLIDE_FAR
+    s.past = STREAMS and images * (ah.x * aw.x + ah.y * aw.y) * c > SLIDE_PAST and c % VL == 0
     s.y_w = aw.y
     s.y_row = aw.y * c
     s.x_w = aw.x

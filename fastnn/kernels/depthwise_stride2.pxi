@@ -24,6 +24,7 @@ cdef inline void depth_skip(int n, int rows, int cols, int top, int bottom, int 
     cdef const float *ahead = s.x + (2 * n + rows - 2) * x_row
     cdef float *to
     cdef float *to_ahead = s.y + n * y_w * c
+    cdef bint past = s.past
     while at < hi:
         slide_weights(rows, cols, mode, s, at, mask, w_, &start)
         for k in range(n * (last + 1)):
@@ -36,7 +37,8 @@ cdef inline void depth_skip(int n, int rows, int cols, int top, int bottom, int 
                 for k in range(4 * n):
                     prefetch_far(ahead + k * VL, 0, 2)
                 for k in range(n):
-                    prefetch_far(to_ahead + k * VL, 1, 2)
+                    if not past:
+                        prefetch_far(to_ahead + k * VL, 1, 2)
                 ahead += 4 * n * VL
                 to_ahead += n * VL
             if 0 <= j < x_w:
@@ -50,7 +52,7 @@ cdef inline void depth_skip(int n, int rows, int cols, int top, int bottom, int 
                                                                acc[o * (last + 1) + k])
             for o in range(n):
                 if out >= 0:
-                    slide_store(mode, to + o * y_row, 0, mask, vmax(floor, acc[o * (last + 1)]))
+                    slide_put(mode, past, to + o * y_row, 0, mask, vmax(floor, acc[o * (last + 1)]))
                 for k in range(last):
                     acc[o * (last + 1) + k] = acc[o * (last + 1) + k + 1]
                 acc[o * (last + 1) + last] = start
@@ -84,6 +86,7 @@ cdef inline void depth_spread(int n, int rows, int cols, int mode, const Slide *
     cdef const float *ahead = s.x + x_w * c
     cdef float *to
     cdef float *to_ahead = s.y + n * y_w * c
+    cdef bint past = s.past
     while at < hi:
         slide_weights(3 if n == 2 else rows, cols, mode, s, at, mask, w_, &start)
         for k in range(n * cols):
@@ -96,7 +99,8 @@ cdef inline void depth_spread(int n, int rows, int cols, int mode, const Slide *
             if s.far:
                 prefetch_far(ahead, 0, 2)
                 for k in range(2 * n):
-                    prefetch_far(to_ahead + k * VL, 1, 2)
+                    if not past:
+                        prefetch_far(to_ahead + k * VL, 1, 2)
                 ahead += VL
                 to_ahead += 2 * n * VL
             if j < x_w:
@@ -111,9 +115,9 @@ cdef inline void depth_spread(int n, int rows, int cols, int mode, const Slide *
                             acc[cols + k] = vfma(x_, w_[(2 if r == rows - 1 else 0) * cols + k], acc[cols + k])
             for o in range(n):
                 if out >= 0:
-                    slide_store(mode, to + o * y_row, 0, mask, vmax(floor, acc[o * cols]))
+                    slide_put(mode, past, to + o * y_row, 0, mask, vmax(floor, acc[o * cols]))
                 if 0 <= out + 1 < y_w:
-                    slide_store(mode, to + o * y_row + c, 0, mask, vmax(floor, acc[o * cols + 1]))
+                    slide_put(mode, past, to + o * y_row + c, 0, mask, vmax(floor, acc[o * cols + 1]))
                 for k in range(cols - 2):
                     acc[o * cols + k] = acc[o * cols + k + 2]
                 acc[o * cols + cols - 2] = start
