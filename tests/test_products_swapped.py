@@ -62,3 +62,25 @@ EPILOGUES = [
 @pytest.mark.parametrize("case", EPILOGUES, ids=repr)
 def test_epilogues(case, isa):
     check_op(case, isa)
+
+
+@for_each_isa
+@pytest.mark.parametrize("n", [2, 5, 8, 9, 17, 24, 25, 36, 40, 50, 100, 104])
+def test_bits_do_not_depend_on_how_wide_the_last_vector_is(n, isa):
+    """The last columns of a matrix may be computed by tiles of half a vector."""
+    a, b, more = normal(37, 70), normal(70, n), normal(70, 128)
+    with bound(isa):
+        expected = F.matmul(a, np.concatenate([b, more], axis=1))[:, :n]
+        out = np.full(37 * n + 32, np.nan, np.float32)
+        assert F.matmul(a, b, out=out[16:-16].reshape(37, n)).tobytes() == expected.tobytes()
+        assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
+    np.testing.assert_allclose(expected, a.astype(np.float64) @ b, rtol=0, atol=1e-4)
+
+
+@for_each_isa
+@pytest.mark.parametrize("n", [5, 20, 40])
+def test_epilogues_of_half_vectors(n, isa):
+    for act, reference in ((F.relu, R.relu), (F.tanh, np.tanh), (lambda x: F.gelu(x, "tanh"), R.gelu_tanh)):
+        inputs = normal(37, 70), normal(n, 70) / 8, normal(n), normal(9, n)
+        check_op(product(f"half{n}", two_layers(F.linear, act), two_layers(R.linear, reference), *inputs, k=100,
+                         grad_atol=2e-4), isa)  # fmt: skip

@@ -36,6 +36,11 @@ cdef extern from "immintrin.h":
     vec cast128 "_mm512_castps128_ps512"(vec128 x) noexcept nogil
     vec256 load256 "_mm256_loadu_ps"(const float *p) noexcept nogil
     void store256 "_mm256_storeu_ps"(float *p, vec256 x) noexcept nogil
+    vec256 load256_mask "_mm256_maskz_loadu_ps"(mask_t mask, const float *p) noexcept nogil
+    void store256_mask "_mm256_mask_storeu_ps"(float *p, mask_t mask, vec256 x) noexcept nogil
+    vec256 broadcast256 "_mm256_set1_ps"(float x) noexcept nogil
+    vec256 fma256 "_mm256_fmadd_ps"(vec256 a, vec256 b, vec256 c) noexcept nogil
+    vec256 max256 "_mm256_max_ps"(vec256 a, vec256 b) noexcept nogil         # NaN: b
     vec cast256 "_mm512_castps256_ps512"(vec256 x) noexcept nogil
     vec insert256 "_mm512_insertf32x8"(vec a, vec256 b, const int lane) noexcept nogil
     vec256 extract256 "_mm512_extractf32x8_ps"(vec a, const int lane) noexcept nogil
@@ -57,6 +62,7 @@ cdef enum:
     MR4 = 6
     FREE_MASKS = 1
     STREAMS = 1             # a vector is a cache line and may be written past the caches
+    HALF = 8                # floats of a half vector that pays for a few last columns (half_tile.pxi), or 0
     FUSED = 1               # an FMA is one instruction
     COPY_LD = 1024          # a row-major B is copied from rows·b_k = COPY_B on where b_k >= COPY_LD,
     COPY_B = 131072
@@ -113,4 +119,5 @@ cdef inline void vstore_halves(float *p, float *q, vec x) noexcept nogil:
 
 include "x86.pxi"
 include "all.pxi"
+include "half_tile.pxi"
 include "lookup.pxi"

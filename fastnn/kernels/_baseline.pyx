@@ -59,6 +59,7 @@ cdef enum:
     MR4 = 0
     FREE_MASKS = 0
     STREAMS = 0
+    HALF = 0                # no tiles of half a vector
     FUSED = 0               # an FMA is no instruction here
     COPY_LD = 512           # a row-major B is copied from rows·b_k = COPY_B on where b_k >= COPY_LD,
     COPY_B = 16384
@@ -142,3 +143,4 @@ cdef inline void exp_block(float *y, const float *x, float shift) noexcept nogil
 
 include "x86.pxi"
 include "all.pxi"
+include "no_half_tile.pxi"

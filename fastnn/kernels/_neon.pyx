@@ -63,6 +63,7 @@ cdef enum:
     MR4 = 6
     FREE_MASKS = 0
     STREAMS = 0
+    HALF = 0                # no tiles of half a vector
     FUSED = 1               # an FMA is one instruction
     COPY_LD = 512           # a row-major B is copied from rows·b_k = COPY_B on where b_k >= COPY_LD,
     COPY_B = 16384
@@ -161,3 +162,4 @@ cdef inline void exp_block(float *y, const float *x, float shift) noexcept nogil
 
 
 include "all.pxi"
+include "no_half_tile.pxi"

@@ -31,9 +31,10 @@ cdef enum:
     KC = 512                # steps of k in a copied block of A or B
     MC = 64                 # rows in a copied block of A
     BOTH = 4                # where both are copied: blocks of A this much taller, and all this much shorter
+    HALF_A = 1 << 17
     COPY_ROWS = 4
     # A row-major B is copied when k reaches COPY_K and rows·b_k COPY_B, or COPY_NEAR where b_k is below COPY_LD (all
-    # three in the table of the instruction set); a transposed A when k and a_k, rows and vectors of columns reach these.
+    # three in the table of the instruction set); a transposed A when k, a_k, rows and vectors of columns reach these.
     COPY_K = 16
     COPY_DEEP_K = 2048      # nor do panels of so many rows stay in L2 from one tile to the next: with so many
     COPY_DEEP = 100000000   # multiplications of rows, k and b_k, B is copied block by block, too; beside a copied A
@@ -180,12 +181,23 @@ cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row,
     cdef bint plain = not last or g.epilogue == EPILOGUE_NONE or (
         g.epilogue == EPILOGUE_ACT and g.act == ACT_RELU and g.pre == NULL)
     cdef bint from_c = not first or g.accumulate
-    cdef bint direct = whole and plain and not (first and g.accumulate and g.bias != NULL)
+    # By itself, half a vector reads A once more: not where A comes from far away.
+    cdef bint half = n - (w - 1) * VL <= HALF and rows * t.k <= HALF_A
+    cdef bint direct = (whole or half) and plain and not (first and g.accumulate and g.bias != NULL)
     cdef int64_t tiles = (rows + tile_rows(w) - 1) // tile_rows(w)
     cdef int64_t mr = rows // tiles, tall = rows % tiles     # `tall` tiles of mr + 1 rows, then tiles of mr
     cdef int64_t i, j, line, height, at = row * g.ldc + col, lines = t.lines
     cdef const float *a = t.a
-    t.mask = mask_of(n - (w - 1) * VL if masked else VL)
+    cdef Tile last_columns
+    if half and w > 1:
+        last_columns = t[0]
+        last_columns.b += (w - 1) * VL
+        gemm_panel(g, t, first, last, row, rows, col, w - 1, False)
+        gemm_panel(g, &last_columns, first, last, row, rows, col + (w - 1) * VL, 1, masked)
+        return
+    if half and not direct:
+        memset(z, 0, sizeof(z))         # the lanes that no tile fills
+    t.mask = mask_of(n - (w - 1) * VL if masked or half else VL)
     t.floor = <float>0.0 if last and plain and g.epilogue == EPILOGUE_ACT else -INFINITY
     if from_c:
         t.init = g.c + at if direct else start
@@ -203,12 +215,12 @@ cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row,
         t.ldo = g.ldc
         t.count = tall
         if tall > 0:
-            run_tile(mr + 1, w, masked, t)
+            run_any(mr + 1, w, half, masked, t)
             t.a += tall * (mr + 1) * t.a_m
             t.out += tall * (mr + 1) * t.ldo
             t.init += tall * (mr + 1) * t.ldi
         t.count = tiles - tall
-        run_tile(mr, w, masked, t)
+        run_any(mr, w, half, masked, t)
         return
     t.out = z
     t.ldo = ldz
@@ -224,7 +236,7 @@ cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row,
                     add_bias(start, ldz, g.bias + col, height, n)
             if not plain:
                 await_rows(g, at, height, n)
-            run_tile(height, w, masked, t)
+            run_any(height, w, half, masked, t)
             if plain:
                 store_rows(g.c + at, g.ldc, z, ldz, height, n)
             else:

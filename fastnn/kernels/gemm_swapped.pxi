@@ -1,25 +1,26 @@
-# A[m,k]·B[k,n] of few rows as its own transpose Bᵀ·Aᵀ: columns of B are broadcast where they lie, and A is the panel. That
-# pays where B is stored transposed (a Linear's weight), which otherwise would be copied, and where the rows fill their
-# vectors better than the columns do (n = 10). What comes out is transposed, SWAP_COLS columns of C at a time. Every element
-# is gemm's chain of FMAs over k, bit for bit.
+# A[m,k]·B[k,n] of few rows as its own transpose Bᵀ·Aᵀ: columns of B are broadcast where they lie, and A is the panel.
+# That pays where B is stored transposed (a Linear's weight), which otherwise would be copied, and where the rows fill
+# their vectors better than the columns do (n = 10). What comes out is transposed, SWAP_COLS columns of C at a time.
+# Every element is gemm's chain of FMAs over k, bit for bit.
 
 cdef enum:
     SWAP_COLS = 32          # a multiple of VL; VL·SWAP_COLS <= TILE
     SWAP_TILE = 8           # columns of B in a tile at most: more, whole pages apart, than one set of L1 holds
-    # What it costs to turn an element, in multiplications: of A or B, where k is side by side; to copy one of A where it
-    # is not; and one of C (SWAP_C, in the table of the instruction set).
+    # What it costs to turn an element, in multiplications: of A or B, where k is side by side; to copy one of A where
+    # it is not; and one of C (SWAP_C, in the table of the instruction set).
     SWAP_AB = 5
     SWAP_COPY = 2
     SWAP_BEGIN = 4096       # and what the rest costs
+    HALF_MORE = 4           # columns of half a vector that its tile could have done meanwhile: loads bound it
 
 
-# Whether copying A, turning C and filling up vectors of rows costs less than turning B and filling up vectors of columns.
+# Whether copying A, turning C and filling up vectors of rows costs less than turning B and filling up those of columns.
 cdef inline bint swap_pays(const Gemm *g, int64_t rows, int64_t n) noexcept nogil:
-    cdef int64_t columns, swapped
+    cdef int64_t columns, swapped, padded = HALF + HALF_MORE if rows <= HALF else vectors(rows) * VL
     if SWAP_ROWS == 0 or g.b_k == 0 or rows > SWAP_ROWS:
         return False
-    columns = g.k * (rows * vectors(n) * VL + (SWAP_AB * n if g.b_n != 1 else 0))
-    swapped = g.k * (n * vectors(rows) * VL + (SWAP_COPY if g.a_m == 1 else SWAP_AB) * rows)
+    columns = g.k * (rows * lanes(n) + (SWAP_AB * n if g.b_n != 1 else 0))
+    swapped = g.k * (n * padded + (SWAP_COPY if g.a_m == 1 else SWAP_AB) * rows)
     swapped += SWAP_C * rows * vectors(n) * VL + SWAP_BEGIN
     return swapped < columns
 
@@ -90,7 +91,7 @@ cdef void gemm_swapped(const Gemm *g, int64_t row, int64_t row_end, int64_t lo, 
                 t.count = n % tiles                 # tiles of one column more than the others, which follow
                 for part in range(n // tiles + 1, n // tiles - 1, -1):
                     if t.count > 0:
-                        run_tile(part, w, False, &t)
+                        run_any(part, w, m - v <= HALF and w == 1, False, &t)
                     t.a += t.count * part * t.a_m
                     t.out += t.count * part * ldt
                     t.init = t.out

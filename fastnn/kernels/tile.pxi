@@ -171,3 +171,16 @@ cdef inline int64_t tile_rows(int64_t nv) noexcept nogil:
     if nv == 3:
         return MR3
     return MR2 if nv == 2 else MR1
+
+
+# half: of one panel's only vector, at most HALF columns.
+cdef inline void run_any(int64_t mr, int64_t w, bint half, bint masked, const Tile *t) noexcept nogil:
+    if half:
+        run_half(mr, t)
+    else:
+        run_tile(mr, w, masked, t)
+
+
+# Columns that the tiles of n columns compute.
+cdef inline int64_t lanes(int64_t n) noexcept nogil:
+    return vectors(n) * VL - (VL - HALF if (n - 1) % VL < HALF else 0)
