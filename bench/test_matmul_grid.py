@@ -92,8 +92,10 @@ class Product:
                     call()
                 seconds[name] = (time.perf_counter() - start) / loops
             # The fastest of `passes` in a row, several times: Python between them would outweigh the smallest products.
-            calls, passes = min(loops, 5), -(-loops // 5)
-            times = [program.executor.seconds(program.static_end, program.length, passes).sum() for _ in range(calls)]
+            passes = -(-loops // 5)
+            times = [
+                program.executor.seconds(program.static_end, program.length, passes).sum() for _ in range(min(loops, 5))
+            ]
             seconds["program"] = statistics.fmean(times)
             start = time.perf_counter()
             flop = roof.chains(100_000)
