@@ -83,7 +83,7 @@ class ConstantLR(Schedule):
     def __init__(self, factor: float = 1 / 3, total_iters: int = 5, per: str = "epoch"):
         super().__init__(per)
         self.factor = _number("factor", factor, 0, 1)
-        self.total_iters = _count("total_iters", total_iters, 0)
+        self.total_iters = _count("total_iters", total_iters)
 
     def rate(self, t, lr, total):
         """See the class."""
@@ -371,7 +371,7 @@ class BatchSizeSchedule:
 
 
 BY_NAME = {
-    "constant": lambda: ConstantLR(1.0, 0),
+    "constant": lambda: ConstantLR(1.0),
     "step": lambda: StepLR(10),
     "exponential": lambda: ExponentialLR(0.95),
     "linear": lambda: PolynomialLR(None),

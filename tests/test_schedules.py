@@ -150,6 +150,7 @@ def test_batch_size_by_epoch():
         (lambda: schedules.StepLR(0), "step_size must be an integer of at least 1, found 0"),
         (lambda: schedules.StepLR(2, gamma=-1), "gamma must be a number above 0"),
         (lambda: schedules.ConstantLR(2.0), "factor must be a number at least 0, at most 1"),
+        (lambda: schedules.ConstantLR(0.5, 0), "total_iters must be an integer of at least 1, found 0"),
         (lambda: schedules.OneCycleLR(-0.1), "max_lr must be a number above 0"),
         (lambda: schedules.OneCycleLR(pct_start=2), "pct_start"),
         (lambda: schedules.OneCycleLR(anneal_strategy="log"), "anneal_strategy must be 'cos' or 'linear'"),
