@@ -262,6 +262,11 @@ cdef int64_t slide_rows(int64_t form, Slide *s, float *y, const float *x, const 
             rows = 5 if top >= 0 else 4
             s.x = x + top * row
             s.x_row = row
+        if (rows > 0 and form == SPREAD and s.left == 1 and s.y_w == 2 * s.x_w and c % VL == 0 and not s.far
+                and s.bias == NULL and s.floor < 0):
+            s.x = x + h.x * row
+            depth_quads(s, most // 2, ah.x - 1 - h.x)
+            return most // 2 * 2
         if rows > 0 and form == SPREAD:
             spread_pair(rows, s)
             return 2
