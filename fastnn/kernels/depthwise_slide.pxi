@@ -49,6 +49,12 @@ cdef struct Slide:
     int64_t c
 
 
+# 0 <= j < extent by one comparison: of two, GCC keeps flags for every use of the result (5×5 taps, 28×28 pixels: 396
+# instead of 380 µs).
+cdef inline bint inside(int64_t j, int64_t extent) noexcept nogil:
+    return <uint64_t>j < <uint64_t>extent
+
+
 # Floats of p, or half a vector each of p and of the address `apart` floats further.
 cdef inline vec slide_load(int mode, const float *p, int64_t apart, mask_t mask) noexcept nogil:
     if mode == PAIRED:

@@ -41,7 +41,7 @@ cdef inline void depth_skip(int n, int rows, int cols, int top, int bottom, int 
                         prefetch_far(to_ahead + k * VL, 1, 2)
                 ahead += 4 * n * VL
                 to_ahead += n * VL
-            if 0 <= j < x_w:
+            if inside(j, x_w):
                 for q in range(top, bottom):
                     x_ = slide_load(mode, a + q * x_row, 0, mask)
                     for o in range(n):
@@ -56,7 +56,7 @@ cdef inline void depth_skip(int n, int rows, int cols, int top, int bottom, int 
                 for k in range(last):
                     acc[o * (last + 1) + k] = acc[o * (last + 1) + k + 1]
                 acc[o * (last + 1) + last] = start
-            if 0 <= j + 1 < x_w:
+            if inside(j + 1, x_w):
                 for q in range(top, bottom):
                     x_ = slide_load(mode, a + c + q * x_row, 0, mask)
                     for o in range(n):
@@ -116,7 +116,7 @@ cdef inline void depth_spread(int n, int rows, int cols, int mode, const Slide *
             for o in range(n):
                 if out >= 0:
                     slide_put(mode, past, to + o * y_row, 0, mask, vmax(floor, acc[o * cols]))
-                if 0 <= out + 1 < y_w:
+                if inside(out + 1, y_w):
                     slide_put(mode, past, to + o * y_row + c, 0, mask, vmax(floor, acc[o * cols + 1]))
                 for k in range(cols - 2):
                     acc[o * cols + k] = acc[o * cols + k + 2]

@@ -16,7 +16,9 @@ cdef enum:
 # What `depth_gather` sums over: images × count rows of dy, whose taps see `rows` rows of x each.
 cdef struct Gather:
     int whole               # how whole vectors are read: WHOLE, FROM_L3 or FROM_MEMORY
-    float *dw               # the first row of taps
+    float *dw               # the row of taps that the first row of x meets,
+    int64_t first           # and the rows of them that count, up to last - 1: the others meet x where there are no taps
+    int64_t last
     int64_t c
     const float *x          # the first row that is read
     int64_t x_w             # columns
@@ -71,7 +73,7 @@ cdef inline void depth_gather(int rows, int cols, int stride, int mode, const Ga
                         g[k] = g[k - 1]
                     g[0] = slide_load(mode, b, dy_apart, mask) if v < dy_w else vzero()
                     for t in range(stride):
-                        if 0 <= j < x_w:
+                        if inside(j, x_w):
                             for r in range(rows):
                                 x_ = slide_load(mode, a + r * x_row, x_apart, mask)
                                 if mode != PAIRED and mode != FROM_MEMORY:
@@ -83,6 +85,8 @@ cdef inline void depth_gather(int rows, int cols, int stride, int mode, const Ga
                     b += c
         to = s.dw + at
         for r in range(rows):
+            if r < s.first or r >= s.last:
+                continue
             for k in range(cols):
                 if mode == PAIRED:
                     vstore(both, acc[r * cols + k])
@@ -153,9 +157,25 @@ cdef inline bint is_small(const ConvAxis *a) noexcept nogil:
             and a.x == 3 * a.stride)
 
 
-# Whether gather_block knows `rows` rows of `cols` taps.
-cdef inline bint gather_knows(int64_t rows, int64_t cols) noexcept nogil:
-    return 2 <= rows <= 3 if cols == 3 else rows == 5
+# Sets the rows of x that gather_block reads for the rows of dy of a run, and those that count; whether it can. Of 5 rows of
+# taps it always reads as many rows, also those that meet none: if the image has them below or above.
+cdef inline bint gather_rows(Gather *s, const ConvAxis *ah, const ConvAxis *aw, const Run *h) noexcept nogil:
+    cdef int64_t before = 0
+    if aw.taps == 5:
+        if h.taps == 0 or ah.taps > 5:
+            return False
+        if h.x + 4 * ah.dilation >= ah.x:
+            before = 5 - h.taps
+        if h.x < before * ah.dilation:
+            return False
+    elif h.taps < 2 or h.taps > 3:
+        return False
+    s.dw += (h.tap - before) * aw.taps * s.c
+    s.x += (h.x - before * ah.dilation) * aw.x * s.c
+    s.first = before
+    s.last = before + h.taps
+    s.count = h.count
+    return True
 
 
 cdef inline void gather_part(int stride, int mode, int64_t rows, int64_t cols, const Gather *s, int64_t lo, int64_t hi,
@@ -332,11 +352,10 @@ cdef void depthwise_conv2d_weight(const Instr *ins, const Context *ctx, int tid,
                     small_block(ah.stride, &s, lo, hi)
                     break
                 next_run(&ph, ah.x, i, imin(ah.y, i + rows), &h)
-                if known and gather_knows(h.taps, aw.taps):
-                    s.dw = dw + h.tap * aw.taps * c
-                    s.x = x + h.x * aw.x * c
-                    s.dy = dy + i * aw.y * c
-                    s.count = h.count
+                s.dw = dw
+                s.x = x
+                s.dy = dy + i * aw.y * c
+                if known and gather_rows(&s, &ah, &aw, &h):
                     gather_block(aw.stride, h.taps, aw.taps, &s, lo, hi)
                     i += h.count
                     continue
