@@ -20,6 +20,11 @@ def run(path, *inputs):
     return session.run(None, {value.name: x for value, x in zip(session.get_inputs(), inputs, strict=True)})
 
 
+def row(result):
+    """What a model returned, without the tuples."""
+    return [leaf for part in result for leaf in row(part)] if isinstance(result, tuple) else [result]
+
+
 def check_round_trip(model, path, shape, batches=(1, 2, 7), low=-2.0, high=2.0):
     """Export; compare fastnn, onnxruntime and the model read back, for several batch sizes."""
     model.export_onnx(path, shape[1:])
@@ -35,11 +40,7 @@ def check_round_trip(model, path, shape, batches=(1, 2, 7), low=-2.0, high=2.0):
         np.testing.assert_array_equal(value, state[name])
     for n in batches:
         x = RNG.uniform(low, high, (n, *shape[1:])).astype(np.float32)
-        y = model(x)
-        y = y if isinstance(y, tuple) else (y,)
-        again = loaded(x)
-        again = again if isinstance(again, tuple) else (again,)
-        for mine, theirs, back in zip(y, run(path, x), again, strict=True):
+        for mine, theirs, back in zip(row(model(x)), run(path, x), row(loaded(x)), strict=True):
             assert mine.shape == theirs.shape and mine.dtype == theirs.dtype
             np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(back, mine, rtol=1e-5, atol=1e-6)
@@ -63,8 +64,7 @@ def check_reading(nodes, shape, initializers=(), opset=17, outputs=("y",), tmp_p
     path = tmp_path / "m.onnx"
     path.write_bytes(model.SerializeToString())
     x = RNG.uniform(-3, 3, shape).astype(np.float32)
-    y = fastnn.load_onnx(path)(x)
-    for mine, theirs in zip(y if isinstance(y, tuple) else (y,), run(path, x), strict=True):
+    for mine, theirs in zip(row(fastnn.load_onnx(path)(x)), run(path, x), strict=True):
         assert mine.shape == theirs.shape
         np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
 

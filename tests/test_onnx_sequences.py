@@ -12,18 +12,6 @@ pytest.importorskip("onnxruntime")
 from onnx_files import RNG, check_reading, check_round_trip, node, run  # noqa: E402
 
 
-class Flat(nn.Module):
-    """A layer whose nested tuple of results becomes one row of outputs."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x):
-        y, states = self.layer(x)
-        return (y, *states) if isinstance(states, tuple) else (y, states)
-
-
 class Attention(nn.Module):
     """Self- and cross-attention, causal, with a mask that lets one query see nothing."""
 
@@ -72,12 +60,12 @@ LAYERS = {
     "rotary": (Rotary(), (5, 2, 6)),
     "rotary, interleaved, some heads": (Rotary(interleaved=True, heads=2), (5, 3, 8)),
     "rotary, some heads": (Rotary(heads=1, offset=3), (5, 3, 8)),
-    "RNN": (Flat(nn.RNN(6, 5, batch_first=True)), (4, 6)),
-    "RNN, relu, no bias": (Flat(nn.RNN(6, 5, nonlinearity="relu", bias=False, batch_first=True)), (4, 6)),
-    "LSTM": (Flat(nn.LSTM(6, 5, batch_first=True)), (4, 6)),
-    "LSTM, two layers, both ways": (Flat(nn.LSTM(6, 5, 2, bidirectional=True, batch_first=True)), (4, 6)),
-    "GRU": (Flat(nn.GRU(6, 5, batch_first=True)), (4, 6)),
-    "GRU, two layers, both ways": (Flat(nn.GRU(6, 5, 2, bidirectional=True, bias=False, batch_first=True)), (4, 6)),
+    "RNN": (nn.RNN(6, 5, batch_first=True), (4, 6)),
+    "RNN, relu, no bias": (nn.RNN(6, 5, nonlinearity="relu", bias=False, batch_first=True), (4, 6)),
+    "LSTM": (nn.LSTM(6, 5, batch_first=True), (4, 6)),
+    "LSTM, two layers, both ways": (nn.LSTM(6, 5, 2, bidirectional=True, batch_first=True), (4, 6)),
+    "GRU": (nn.GRU(6, 5, batch_first=True), (4, 6)),
+    "GRU, two layers, both ways": (nn.GRU(6, 5, 2, bidirectional=True, bias=False, batch_first=True), (4, 6)),
 }
 
 

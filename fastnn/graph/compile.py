@@ -95,16 +95,18 @@ def record(function: Callable, specs: Sequence[Out]) -> tuple[list[Tensor], tupl
     with tracing(training=False) as trace:
         inputs = [source("input", spec.shape, spec.dtype, name=str(i)) for i, spec in enumerate(specs)]
         result = function(*inputs)
-        outputs, pattern = _leaves(result), _pattern(result)
-        for output in outputs:
-            if not isinstance(output, Tensor):
-                raise TypeError(f"the model returned {type(output).__name__}, expected a tensor")
+        outputs, pattern = leaves(result), _pattern(result)
         # Each output gets memory of its own, also if it is an input or given back twice.
         return [apply("copy", x) if is_borrowed(x, outputs[:i]) else x for i, x in enumerate(outputs)], pattern, trace
 
 
-def _leaves(result) -> list:
-    return [leaf for part in result for leaf in _leaves(part)] if isinstance(result, (tuple, list)) else [result]
+def leaves(result) -> list[Tensor]:
+    """The tensors of what a model returned: of a tuple and the tuples in it, in a row."""
+    if isinstance(result, (tuple, list)):
+        return [leaf for part in result for leaf in leaves(part)]
+    if not isinstance(result, Tensor):
+        raise TypeError(f"the model returned {type(result).__name__}, expected a tensor")
+    return [result]
 
 
 def _pattern(result) -> tuple | None:

@@ -28,7 +28,8 @@ def export_onnx(model: Module, path, input_shape, batch_size: int | None = None)
     """Write the model's inference to an ONNX file (opset 17, IR 8); parameters keep their names and layouts.
 
     input_shape: of one sample, without the batch; a sequence of shapes for a model of several inputs. batch_size:
-    the only one that the file takes; None: any. The inputs are named x (x0, x1, …), the outputs y (y0, y1, …).
+    the only one that the file takes; None: any. The inputs are named x (x0, x1, …), the outputs y (y0, y1, …, nested
+    tuples in a row).
     Raises ValueError where ONNX has no such operation, or the batch size enters the computation itself.
     """
     onnx = _onnx()

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ...graph.compile import leaves
 from ...graph.fuse import product_bias, rewrite
 from ...graph.graph import Graph
 from ...graph.tensor import FLOAT, INT, Tensor, size_of, source, tracing
@@ -46,11 +47,7 @@ def _trace(model: Module, shapes: Sequence[tuple[int, ...]], batch: int) -> Grap
         inputs = [
             source("input", (batch, *map(int, shape)), dtype, name=str(i)) for i, shape in enumerate(shapes)
         ]
-        result = model(*inputs)
-    outputs = list(result) if isinstance(result, (tuple, list)) else [result]
-    for output in outputs:
-        if not isinstance(output, Tensor):
-            raise TypeError(f"the model returned {type(output).__name__}, expected a tensor")
+        outputs = leaves(model(*inputs))
     return rewrite(Graph(outputs), product_bias)
 
 
