@@ -113,6 +113,33 @@ def test_one_instruction_holds_the_time_loop():
     assert len(lengths) == 1
 
 
+class Started(nn.Module):
+    """A layer whose state before the first time is learned."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.start = nn.Parameter(np.full((1, 2, 4), 0.1, np.float32))
+
+    def forward(self, x):
+        return self.layer(x, (self.start, self.start) if self.layer.kind == "lstm" else self.start)[0]
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_gradients_of_the_first_state_alone(kind):
+    x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype(np.float32)
+    found = []
+    for frozen in (False, True):
+        fastnn.manual_seed(1)
+        model = Started(getattr(nn, kind)(3, 4, batch_first=True))
+        for parameter in model.layer.parameters():
+            parameter.requires_grad = not frozen
+        Trainer(model, nn.MSELoss(), optim.SGD(lr=1.0)).step(x, np.zeros((2, 5, 4), np.float32))
+        found.append(model.start.data.copy())
+    np.testing.assert_array_equal(*found)
+    assert (found[0] != np.float32(0.1)).all()
+
+
 def test_errors_name_the_layer():
     with pytest.raises(ValueError, match=r"LSTM.*expected input of shape \(T, N, 3\) or \(T, 3\), found \(4, 2, 5\)"):
         nn.LSTM(3, 4)(np.zeros((4, 2, 5)))

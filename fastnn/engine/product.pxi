@@ -1,5 +1,5 @@
-# Matrix products of two arrays, called at once: no graph, no plan, nothing remembered. A product of small matrices takes
-# less time than looking up what was compiled for it, and one of transposed views or slices need not copy them.
+# Matrix products of two arrays, called at once: no graph, no plan, nothing remembered. A product of small matrices
+# takes less time than looking up what was compiled for it, and one of transposed views or slices need not copy them.
 
 cdef enum:
     FEW = 32768             # multiplications that are over before another Python thread could begin

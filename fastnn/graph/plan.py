@@ -141,7 +141,7 @@ def _last_uses(graph: Graph, root, steps, keep: set[int]) -> dict[tuple[int, int
 
 def _inherit(node: Tensor, k: int, size: int, step: int, owner, root, last) -> Block | None:
     """The block of a dying input that the kernel may overwrite, if there is one of the right size."""
-    if k != 0:
+    if k != OPS[node.op].taker:
         return None
     for i in OPS[node.op].inplace:
         x = node.inputs[i]
@@ -149,7 +149,7 @@ def _inherit(node: Tensor, k: int, size: int, step: int, owner, root, last) -> B
         block = owner.get(key)
         if block is not None and last[key] == step and block.last == step and block.size == size:
             # The same memory must not also be read by another operand in another order.
-            if sum(root[other.id, 0] == key for other in node.inputs) == 1 and x.size == node.size:
+            if sum(root[other.id, 0] == key for other in node.inputs) == 1 and x.size == size_of(node.outs[k].shape):
                 return block
     return None
 

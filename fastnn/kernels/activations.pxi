@@ -181,7 +181,8 @@ cdef inline int64_t before_line(const float *y, int64_t n) noexcept nogil:
     return <int64_t>(-<size_t>y % 64 // sizeof(float)) if n >= 2048 else 0
 
 
-# v = x, zeros behind its `count` <= BLOCK elements; and back. By vectors: what memcpy writes in parts, a vector reads late.
+# v = x, zeros behind its `count` <= BLOCK elements; and back. By vectors: what memcpy writes in parts, a vector reads
+# late.
 cdef void take_part(float *v, const float *x, int64_t count) noexcept nogil:
     cdef int64_t j = 0
     while j + VL <= count:

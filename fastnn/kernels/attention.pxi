@@ -9,9 +9,9 @@
 # "Online normalizer calculation for softmax", 2018). Inside, x is in units of log 2, so that p is a power of 2. Work
 # goes in panels of QUERIES queries by blocks of KEYS keys, transposed: the queries are the lanes, so that maxima and
 # sums add nothing across lanes, and every product finds its right operand in rows, but for q and do, which are
-# transposed once for each panel. A panel of FEW_QUERIES queries or less has FEW_QUERIES lanes; the lanes of loops are literals. causal: s <= t, the blocks above the diagonal are skipped. Dropout draws from Philox
-# at (row of the T by S matrix, s); no mask is stored. Threads share the pairs (batch, head), so no bit depends on
-# their number.
+# transposed once for each panel. A panel of FEW_QUERIES queries or less has FEW_QUERIES lanes; the lanes of loops are
+# literals. causal: s <= t, the blocks above the diagonal are skipped. Dropout draws from Philox at (row of the T by S
+# matrix, s); no mask is stored. Threads share the pairs (batch, head), so no bit depends on their number.
 #
 # forward    ptr: o, lse or NULL, q, k, v, mask or NULL
 # backward   ptr: dq, dk or NULL, dv or NULL, dmask or NULL, q, k, v, mask or NULL, o, lse, do

@@ -37,8 +37,8 @@ cdef void row_products(float *y, const float *a, const float *b, int64_t ld, int
             y[j] = y[j] + lanes[i * used + j]
 
 
-# x becomes p·keep, what dv takes; dp becomes scale·ds. kept and lanes are literals: a test inside the loops would keep GCC
-# from vectorising them.
+# x becomes p·keep, what dv takes; dp becomes scale·ds. kept and lanes are literals: a test inside the loops would keep
+# GCC from vectorising them.
 cdef inline void weights_grad(bint kept, int lanes, float *x, float *dp, const float *keep, const float *lse,
                               const float *delta, float scale, int64_t keys) noexcept nogil:
     cdef int64_t s

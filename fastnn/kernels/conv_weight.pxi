@@ -8,8 +8,9 @@
 # A product Aᵀ·B whose rows are channels of taps and whose sum runs over pixels: x and dy are read where they lie. Taps
 # of a row that see the same pixels are rows of one product where they follow one another in memory. Pixels come in
 # strips of rows of an image that stay in L2 while every tap reads them; between strips the sums wait in dw. Every
-# element of dw is one chain of FMAs over images, strips, runs of columns (conv.pxi), rows and columns: no bit depends on
-# the number of threads, which share the rows and columns of dw. db adds up the sums of strips, each four chains of pixels.
+# element of dw is one chain of FMAs over images, strips, runs of columns (conv.pxi), rows and columns: no bit depends
+# on the number of threads, which share the rows and columns of dw. db adds up the sums of strips, each four chains of
+# pixels.
 
 cdef enum:
     STRIP = 65536           # floats of x and dy in a strip of rows

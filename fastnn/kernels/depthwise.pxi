@@ -10,8 +10,8 @@
 #
 # These tiles serve any kernel. Rows with 3 or 5 taps side by side and stride 1 or 2 go through depthwise_slide.pxi.
 #
-# Nothing aliases y. Every element of y is one chain of FMAs over taps, started from the bias: tiles take the taps row by
-# row, depthwise_slide.pxi column by column, and which it is depends on shapes alone.
+# Nothing aliases y. Every element of y is one chain of FMAs over taps, started from the bias: tiles take the taps row
+# by row, depthwise_slide.pxi column by column, and which it is depends on shapes alone.
 
 cdef enum:
     DEPTH_PIXELS = 8

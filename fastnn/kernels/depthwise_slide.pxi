@@ -6,8 +6,9 @@
 # six chains of FMAs going. Half a vector of channels (8 of AVX-512's 16) takes four rows, two in either half.
 #
 # A vector's columns lie c floats apart, which no hardware prefetcher follows well. So where x and y are
-# larger than SLIDE_FAR, each step asks for its share of the next rows, in the order of memory. Where they are larger than
-# SLIDE_PAST, y is not asked for but written past the caches, by whole lines: its lines are not read from memory first.
+# larger than SLIDE_FAR, each step asks for its share of the next rows, in the order of memory. Where they are larger
+# than SLIDE_PAST, y is not asked for but written past the caches, by whole lines: its lines are not read from memory
+# first.
 #
 # Columns outside x add nothing. Every element of y is one chain of FMAs: columns ascending, and in each the rows
 # ascending, whatever the number of rows at once.

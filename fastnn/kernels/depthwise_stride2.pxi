@@ -1,17 +1,17 @@
-# Rows of a depthwise convolution of stride 2, forward and transposed, in the manner of depthwise_slide.pxi: columns of x
-# are read once, and outputs wait in registers for what comes after them.
+# Rows of a depthwise convolution of stride 2, forward and transposed, in the manner of depthwise_slide.pxi: columns of
+# x are read once, and outputs wait in registers for what comes after them.
 #
 #   forward     two of y's columns at a time end in one of x's: the even column adds to both, the odd one to the later
 #   transposed  a column of x adds to `cols` columns of y, of which two are then complete
 #
-# With 3×3 taps two rows of y are computed at once: forward they share one of five rows of x; transposed they are the two
-# kinds of rows that there are, of one row of taps and of two. Forward with 5×5 taps, too: one row has three chains of
-# FMAs, which wait for one another. The order of the sums is that of a single row.
+# With 3×3 taps two rows of y are computed at once: forward they share one of five rows of x; transposed they are the
+# two kinds of rows that there are, of one row of taps and of two. Forward with 5×5 taps, too: one row has three chains
+# of FMAs, which wait for one another. The order of the sums is that of a single row.
 
 
-# Stride 2: even columns of the padded x add to outputs with taps 0, 2, 4, odd ones with taps 1, 3. acc[o·(last + 1) + k]
-# is output out + k of row o, of which the first needs no more than the even column. n rows of y with `rows` taps each
-# see the rows top … bottom - 1 of a window of 2·n + rows - 2.
+# Stride 2: even columns of the padded x add to outputs with taps 0, 2, 4, odd ones with taps 1, 3. acc[o·(last + 1) +
+# k] is output out + k of row o, of which the first needs no more than the even column. n rows of y with `rows` taps
+# each see the rows top … bottom - 1 of a window of 2·n + rows - 2.
 cdef inline void depth_skip(int n, int rows, int cols, int top, int bottom, int mode, const Slide *s, int64_t lo,
                             int64_t hi, mask_t mask) noexcept nogil:
     cdef vec acc[6]
@@ -73,7 +73,8 @@ cdef inline void depth_skip(int n, int rows, int cols, int top, int bottom, int 
 
 # The transposed form of stride 2: column j of x adds to outputs 2·j - left … 2·j - left + cols - 1, of which the
 # first two are then complete. One row of y from `rows` rows of x; or, of 3×3 taps, two: the upper one sees the last of
-# the rows with the middle taps, the lower one that with its last taps and the row before, if there is one, with its first.
+# the rows with the middle taps, the lower one that with its last taps and the row before, if there is one, with its
+# first.
 cdef inline void depth_spread(int n, int rows, int cols, int mode, const Slide *s, int64_t lo, int64_t hi,
                               mask_t mask) noexcept nogil:
     cdef vec acc[6]
@@ -129,11 +130,11 @@ cdef inline void depth_spread(int n, int rows, int cols, int mode, const Slide *
         at += VL
 
 
-# What most data gradients of stride 2 are, without a question in the loop: 3×3 taps, padding 1, twice as many columns of y as
-# of x, whole vectors, neither bias nor relu, in L2. `pairs` of rows of y; pair `end` and what would follow see one row of x.
-# What waits in registers are x's columns, and those outside x are zeros. A sum that starts with a product reads one register
-# less than one that adds to zero, which its store then finds free: Zen 4 does not make FMAs and stores at full rate
-# together. Adding the zero at last keeps what -0 becomes.
+# What most data gradients of stride 2 are, without a question in the loop: 3×3 taps, padding 1, twice as many columns
+# of y as of x, whole vectors, neither bias nor relu, in L2. `pairs` of rows of y; pair `end` and what would follow see
+# one row of x. What waits in registers are x's columns, and those outside x are zeros. A sum that starts with a product
+# reads one register less than one that adds to zero, which its store then finds free: Zen 4 does not make FMAs and
+# stores at full rate together. Adding the zero at last keeps what -0 becomes.
 cdef void depth_quads(const Slide *s, int64_t pairs, int64_t end) noexcept nogil:
     cdef float zeros[VL]
     cdef vec w_[9]

@@ -4,8 +4,8 @@
 #
 # The sums of 3×3 or 5×5 taps, stride 1 or 2, stay in registers over a block of rows, or of images if those are small;
 # columns of x are read once and meet the values of dy that wait in registers. Other kernels take up to 3×3 sums at a
-# time. Sums are cut by blocks and chunks of images, which depend on shapes alone; the chunks are added by an op of their
-# own. Nothing aliases dw.
+# time. Sums are cut by blocks and chunks of images, which depend on shapes alone; the chunks are added by an op of
+# their own. Nothing aliases dw.
 
 cdef enum:
     DEPTH_BLOCK = 65536     # floats of x in a block
@@ -33,10 +33,10 @@ cdef struct Gather:
     int64_t count
 
 
-# rows × cols sums, for channels lo … hi - 1. Step v takes `stride` columns of x, number b of which meets dy's column v - j,
-# which waits in g[j], with tap stride·j + b. Columns outside dy count as zeros. All int: literals. Half vectors take two
-# halves of the rows at once, which must be even. What comes from memory is faster without vhold: 4.2 instead of 7 ms for 16
-# images of 112×112×64; all else is slower, 0.42 instead of 0.30 ms for 4 images of 56×56×128 from L3.
+# rows × cols sums, for channels lo … hi - 1. Step v takes `stride` columns of x, number b of which meets dy's column v
+# - j, which waits in g[j], with tap stride·j + b. Columns outside dy count as zeros. All int: literals. Half vectors
+# take two halves of the rows at once, which must be even. What comes from memory is faster without vhold: 4.2 instead
+# of 7 ms for 16 images of 112×112×64; all else is slower, 0.42 instead of 0.30 ms for 4 images of 56×56×128 from L3.
 cdef inline void depth_gather(int rows, int cols, int stride, int mode, const Gather *s, int64_t lo, int64_t hi,
                               mask_t mask) noexcept nogil:
     cdef vec acc[25]
@@ -157,8 +157,8 @@ cdef inline bint is_small(const ConvAxis *a) noexcept nogil:
             and a.x == 3 * a.stride)
 
 
-# Sets the rows of x that gather_block reads for the rows of dy of a run, and those that count; whether it can. Of 5 rows of
-# taps it always reads as many rows, also those that meet none: if the image has them below or above.
+# Sets the rows of x that gather_block reads for the rows of dy of a run, and those that count; whether it can. Of 5
+# rows of taps it always reads as many rows, also those that meet none: if the image has them below or above.
 cdef inline bint gather_rows(Gather *s, const ConvAxis *ah, const ConvAxis *aw, const Run *h) noexcept nogil:
     cdef int64_t before = 0
     if aw.taps == 5:
@@ -296,8 +296,8 @@ cdef void depth_block(float *dw, int64_t w_row, int64_t w_col, int64_t taps_h, i
         u += r
 
 
-# ptr: dw (chunks, taps h, taps w, c), x, dy; size: as in depthwise.pxi (y is dy), then chunks. Chunk k sums over the images
-# images·k/chunks … images·(k + 1)/chunks - 1. Threads share the chunks and the vectors of channels.
+# ptr: dw (chunks, taps h, taps w, c), x, dy; size: as in depthwise.pxi (y is dy), then chunks. Chunk k sums over the
+# images images·k/chunks … images·(k + 1)/chunks - 1. Threads share the chunks and the vectors of channels.
 cdef void depthwise_conv2d_weight(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef ConvAxis ah, aw
     cdef Phase ph, pw

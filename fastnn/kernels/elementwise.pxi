@@ -93,8 +93,8 @@ cdef void bin_row(int64_t kind, float *y, const float *a, int64_t ta, const floa
     elif kind == BIN_NE: bin_loop(BIN_NE, y, a, ta, b, tb, n)
 
 
-# The next `count` elements of an operand, at most a block, in place where a block lies side by side, else in v; v holds a broadcast
-# element already.
+# The next `count` elements of an operand, at most a block, in place where a block lies side by side, else in v; v holds
+# a broadcast element already.
 cdef inline const float *block_of(float *v, const float *p, int64_t stride, int64_t count) noexcept nogil:
     cdef int64_t j
     if stride == 0:
@@ -218,8 +218,8 @@ cdef void copy_transposed(float *y, int64_t ldy, const float *x, int64_t ldx, in
         j += VL
 
 
-# The same for every plane of the last axis, contiguous in y, and axis `a`, contiguous in x. Planes come one after another
-# for each block of about BAND by BAND, so that the cache lines that neighbours share are still there.
+# The same for every plane of the last axis, contiguous in y, and axis `a`, contiguous in x. Planes come one after
+# another for each block of about BAND by BAND, so that the cache lines that neighbours share are still there.
 cdef void copy_planes(float *y, const float *x, const int64_t *dims, const int64_t *sy, const int64_t *sx, int64_t a,
                       int64_t ndim, int tid, int nthreads) noexcept nogil:
     cdef int64_t r = dims[a], n = dims[ndim - 1], planes = count_rows(dims, ndim) // r

@@ -70,8 +70,8 @@ cdef inline float exp_(float x) noexcept nogil:
     return scale_(p + <float>1.0, i)
 
 
-# 2^x for |x| <= 126. x is split into the nearest integer, which adding 1.5·2^23 + 127 leaves in the low bits as a biased
-# exponent, and |r| <= ½.
+# 2^x for |x| <= 126. x is split into the nearest integer, which adding 1.5·2^23 + 127 leaves in the low bits as a
+# biased exponent, and |r| <= ½.
 cdef inline float exp2_normal_(float x) noexcept nogil:
     cdef float t = x + <float>12583039.0
     cdef float r = x - (t - <float>12583039.0)
@@ -213,8 +213,8 @@ cdef inline float gelu_(float x) noexcept nogil:
 
 
 # x·sigmoid(v), v = √(8/π)·(x + 0.044715·x³); as silu_, but with the exponent in two parts, the first of them the
-# product of x and A + B·x². What it lacks an FMA tells; without FMA both factors are cut to 12 bits, and A and B are sums
-# of a number of 12 bits and the rest.
+# product of x and A + B·x². What it lacks an FMA tells; without FMA both factors are cut to 12 bits, and A and B are
+# sums of a number of 12 bits and the rest.
 cdef inline float gelu_tanh_(float x) noexcept nogil:
     cdef float a = fabsf(x), h, z, low, s, sh
     a = <float>11.0 if a > <float>11.0 else a             # the sigmoid is 0 or 1 beyond

@@ -1,4 +1,5 @@
-# Pooling of channels-last images (n, h, w, c): maxima with their places, weighted means of windows, whole-channel dropout.
+# Pooling of channels-last images (n, h, w, c): maxima with their places, weighted means of windows, whole-channel
+# dropout.
 #
 #   max_pool2d       y[n,i,j,c] = max over the taps (u, v) of x[n, i·s - p + u·d, …, c], and which tap it was
 #   max_pool2d_grad  dx = dy at the tap that won, summed over windows that overlap
@@ -178,8 +179,9 @@ cdef inline void weigh(int v, bint masked, mask_t mask, float *y, const float *x
             vstore(y + l * VL, acc[l])
 
 
-# ptr: y, x, spans of rows (int32, y h × 2), their weights (y h, most taps), spans of columns (int32, y w × 2), their weights;
-# size: n, h, w, y h, y w, c, most taps of a row, of a column. A span is the first pixel and the number of pixels.
+# ptr: y, x, spans of rows (int32, y h × 2), their weights (y h, most taps), spans of columns (int32, y w × 2), their
+# weights; size: n, h, w, y h, y w, c, most taps of a row, of a column. A span is the first pixel and the number of
+# pixels.
 cdef void resample2d(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef const int32_t *span_h = <const int32_t*>ins.ptr[2]
     cdef const float *weight_h = <const float*>ins.ptr[3]

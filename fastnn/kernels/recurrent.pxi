@@ -9,7 +9,8 @@
 #
 # Arrays are [t][b][…], t runs from the end where `reverse` is set. Samples do not touch one another, so a thread takes
 # rows of the batch through all times and meets nobody on the way; no bit depends on how many threads there are.
-# x: [T][B][G·H], G = 1, 4, 3 gates. All arrays are apart from each other.
+# x: [T][B][G·H], G = 1, 4, 3 gates. The gates may lie where x did, and dx where the gates did; else all arrays are
+# apart.
 
 cdef enum:
     RNN_TANH = 0
@@ -73,11 +74,9 @@ cdef void rnn_row(bint relu, float *h, const float *x, int64_t n) noexcept nogil
         act_row(ACT_TANH, h, h, n, <float>0.0)
 
 
-# i, f, g, o in `gates`, which hold h·Wᵀ, and c and h; c may be `before`.
-cdef void lstm_row(float *h, float *c, float *gates, const float *x, const float *before, int64_t n) noexcept nogil:
+# i, f, g, o in `gates`, which hold x + h·Wᵀ, and c and h; c may be `before`.
+cdef void lstm_row(float *h, float *c, float *gates, const float *before, int64_t n) noexcept nogil:
     cdef int64_t j
-    for j in range(4 * n):
-        gates[j] = x[j] + gates[j]
     act_row(ACT_SIGMOID, gates, gates, 2 * n, <float>0.0)
     act_row(ACT_TANH, gates + 2 * n, gates + 2 * n, n, <float>0.0)
     act_row(ACT_SIGMOID, gates + 3 * n, gates + 3 * n, n, <float>0.0)
@@ -105,25 +104,26 @@ cdef void gru_row(float *h, float *gates, const float *x, const float *u, const 
         h[j] = gates[2 * n + j] + gates[n + j] * (before[j] - gates[2 * n + j])
 
 
-# ptr     out, saved or NULL, x, W_hhᵀ in panels, b or NULL, h0 or NULL, c0 or NULL
+# ptr     out, gates and cells or NULL, x, W_hhᵀ in panels, b or NULL, h0 or NULL, c0 or NULL
 # size    kind, T, B, H, reverse
 # out     [h: T·B·H][c of the last time: B·H][room for the gates of one time: B·G·H, and of GRU u: B·G·H]
-# saved   the gates [T][B][G·H], behind them LSTM's c [T][B][H], GRU's u_n [T][B][H]
+# gates   [T][B][G·H]; cells: LSTM's c, GRU's u_n [T][B][H]
 cdef void recurrent(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef Recurrent r
     cdef float *out = <float*>ins.ptr[0]
-    cdef float *saved = <float*>ins.ptr[1]
-    cdef const float *x = <const float*>ins.ptr[2]
-    cdef const float *w = <const float*>ins.ptr[3]
-    cdef const float *b = <const float*>ins.ptr[4]
-    cdef const float *h = <const float*>ins.ptr[5]
-    cdef const float *c = <const float*>ins.ptr[6]
+    cdef float *gates = <float*>ins.ptr[1]
+    cdef float *cells = <float*>ins.ptr[2]
+    cdef const float *x = <const float*>ins.ptr[3]
+    cdef const float *w = <const float*>ins.ptr[4]
+    cdef const float *b = <const float*>ins.ptr[5]
+    cdef const float *h = <const float*>ins.ptr[6]
+    cdef const float *c = <const float*>ins.ptr[7]
     cdef const float *x_t
     cdef float *h_t
     cdef float *c_t
     cdef float *last
     cdef float *room
-    cdef float *gates
+    cdef float *gates_t
     cdef float *u
     cdef int64_t t, step, i, n, many, rows, width
     recurrent_of(&r, ins, tid, nthreads)
@@ -142,9 +142,9 @@ cdef void recurrent(const Instr *ins, const Context *ctx, int tid, int nthreads)
         t = r.times - 1 - step if r.reverse else step
         x_t = x + t * width
         h_t = out + t * rows
+        gates_t = gates + t * width if gates != NULL else room
         if r.kind == GRU:
             u = room + width
-            gates = saved + t * width if saved != NULL else room
             if h != NULL:
                 rows_product(&r, u, False, b, h, w, 0, many, n)
             else:
@@ -154,23 +154,25 @@ cdef void recurrent(const Instr *ins, const Context *ctx, int tid, int nthreads)
                     else:
                         memcpy(u + i * many, b, many * sizeof(float))
             for i in range(r.lo, r.hi):
-                gru_row(h_t + i * n, gates + i * many, x_t + i * many, u + i * many,
+                gru_row(h_t + i * n, gates_t + i * many, x_t + i * many, u + i * many,
                         h + i * n if h != NULL else NULL, n)
-                if saved != NULL:
-                    memcpy(saved + r.times * width + t * rows + i * n, u + i * many + 2 * n, n * sizeof(float))
-        else:
-            gates = h_t if r.kind != LSTM else saved + t * width if saved != NULL else room
+                if cells != NULL:
+                    memcpy(cells + t * rows + i * n, u + i * many + 2 * n, n * sizeof(float))
+        elif r.kind == LSTM:
+            if gates_t != x_t:
+                memcpy(gates_t + r.lo * many, x_t + r.lo * many, (r.hi - r.lo) * many * sizeof(float))
             if h != NULL:
-                rows_product(&r, gates, False, NULL, h, w, 0, many, n)
+                rows_product(&r, gates_t, True, NULL, h, w, 0, many, n)
+            c_t = cells + t * rows if cells != NULL else last
+            for i in range(r.lo, r.hi):
+                lstm_row(h_t + i * n, c_t + i * n, gates_t + i * many, c + i * n, n)
+            c = c_t
+        else:
+            if h != NULL:
+                rows_product(&r, h_t, False, NULL, h, w, 0, many, n)
             else:
-                memset(gates + r.lo * many, 0, (r.hi - r.lo) * many * sizeof(float))
-            if r.kind != LSTM:
-                rnn_row(r.kind == RNN_RELU, gates + r.lo * n, x_t + r.lo * n, (r.hi - r.lo) * n)
-            else:
-                c_t = saved + r.times * width + t * rows if saved != NULL else last
-                for i in range(r.lo, r.hi):
-                    lstm_row(h_t + i * n, c_t + i * n, gates + i * many, x_t + i * many, c + i * n, n)
-                c = c_t
+                memset(h_t + r.lo * n, 0, (r.hi - r.lo) * n * sizeof(float))
+            rnn_row(r.kind == RNN_RELU, h_t + r.lo * n, x_t + r.lo * n, (r.hi - r.lo) * n)
         h = h_t
     if r.kind == LSTM and c != last:
         memcpy(last + r.lo * n, c + r.lo * n, (r.hi - r.lo) * n * sizeof(float))
@@ -240,24 +242,26 @@ cdef void gru_grad_row(float *dx, float *du, float *dh, const float *dy, const f
         dh[j] = dh_ * z
 
 
-# ptr     out, du or NULL, d of the forward's out, out of the forward, saved or NULL, W_hh [G·H][H], h0, c0 or NULL
+# ptr     out, dx or NULL, du or NULL, d of the forward's out, out of the forward, gates and cells or NULL, W_hh
+#         [G·H][H], h0, c0 or NULL
 # size    kind, T, B, H, reverse
-# out     [dx: T·B·G·H][dh0: B·H][dc0: B·H][room for du of one time: B·G·H]
+# out     [dh0: B·H][dc0: B·H][room for du and dx of one time: B·G·H each]
 # du      of GRU: d of u [T][B][G·H], from which dW_hh and db are made; of the others it is dx
 cdef void recurrent_grad(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef Recurrent r
-    cdef float *out = <float*>ins.ptr[0]
-    cdef float *du = <float*>ins.ptr[1]
-    cdef const float *dy = <const float*>ins.ptr[2]
-    cdef const float *y = <const float*>ins.ptr[3]
-    cdef const float *saved = <const float*>ins.ptr[4]
-    cdef const float *w = <const float*>ins.ptr[5]
-    cdef const float *h0 = <const float*>ins.ptr[6]
-    cdef const float *c0 = <const float*>ins.ptr[7]
+    cdef float *dh = <float*>ins.ptr[0]
+    cdef float *dx = <float*>ins.ptr[1]
+    cdef float *du = <float*>ins.ptr[2]
+    cdef const float *dy = <const float*>ins.ptr[3]
+    cdef const float *y = <const float*>ins.ptr[4]
+    cdef const float *gates = <const float*>ins.ptr[5]
+    cdef const float *cells = <const float*>ins.ptr[6]
+    cdef const float *w = <const float*>ins.ptr[7]
+    cdef const float *h0 = <const float*>ins.ptr[8]
+    cdef const float *c0 = <const float*>ins.ptr[9]
     cdef const float *h
     cdef const float *c
     cdef const float *c_t
-    cdef float *dh
     cdef float *dc
     cdef float *dx_t
     cdef float *du_t
@@ -269,7 +273,6 @@ cdef void recurrent_grad(const Instr *ins, const Context *ctx, int tid, int nthr
     many = r.gates
     rows = r.batch * n
     width = r.batch * many
-    dh = out + r.times * width
     dc = dh + rows
     memset(dh + r.lo * n, 0, (r.hi - r.lo) * n * sizeof(float))
     memcpy(dc + r.lo * n, dy + r.times * rows + r.lo * n, (r.hi - r.lo) * n * sizeof(float))
@@ -277,24 +280,25 @@ cdef void recurrent_grad(const Instr *ins, const Context *ctx, int tid, int nthr
         t = r.times - 1 - step if r.reverse else step
         before = t + 1 if r.reverse else t - 1
         h = y + before * rows if step > 0 else h0
-        dx_t = out + t * width
+        dx_t = dx + t * width if dx != NULL else dc + rows + width
         du_t = dx_t
         if r.kind == LSTM:
-            c_t = saved + r.times * width + t * rows
-            c = saved + r.times * width + before * rows if step > 0 else c0
+            c_t = cells + t * rows
+            c = cells + before * rows if step > 0 else c0
             for i in range(r.lo, r.hi):
-                await_row(saved + t * width + (i + AWAITED) * many, many, False)
-                await_row(dx_t + (i + AWAITED) * many, many, True)
+                await_row(gates + t * width + (i + AWAITED) * many, many, gates == dx)
+                if gates != dx and dx != NULL:
+                    await_row(dx_t + (i + AWAITED) * many, many, True)
                 await_row(dy + t * rows + (i + AWAITED) * n, n, False)
                 if c != NULL:
                     await_row(c + (i + AWAITED) * n, n, False)
                 lstm_grad_row(dx_t + i * many, dc + i * n, dy + t * rows + i * n, dh + i * n,
-                              saved + t * width + i * many, c_t + i * n, c + i * n if c != NULL else NULL, n)
+                              gates + t * width + i * many, c_t + i * n, c + i * n if c != NULL else NULL, n)
         elif r.kind == GRU:
             du_t = du + t * width if du != NULL else dc + rows
             for i in range(r.lo, r.hi):
                 gru_grad_row(dx_t + i * many, du_t + i * many, dh + i * n, dy + t * rows + i * n,
-                             saved + t * width + i * many, saved + r.times * width + t * rows + i * n,
+                             gates + t * width + i * many, cells + t * rows + i * n,
                              h + i * n if h != NULL else NULL, n)
         elif r.kind == RNN_TANH:
             for j in range(r.lo * n, r.hi * n):

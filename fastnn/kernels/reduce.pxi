@@ -38,7 +38,8 @@ cdef inline void halve(int kind, int width, float *lanes) noexcept nogil:
         lanes[j] = join(kind, lanes[j], lanes[j + width])
 
 
-# Of 16 and of 64 lanes. Widths known at compile time make this straight vector code: a loop over them costs 40 cycles more.
+# Of 16 and of 64 lanes. Widths known at compile time make this straight vector code: a loop over them costs 40 cycles
+# more.
 cdef inline float fold16(int kind, float *lanes) noexcept nogil:
     halve(kind, 8, lanes)
     halve(kind, 4, lanes)

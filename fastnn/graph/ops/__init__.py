@@ -28,7 +28,7 @@ class Op(NamedTuple):
     lower: node → kernel calls, outputs first; None for nodes that compute nothing.
     vjp: (node, gradient of result 0) → a gradient or None for each input; None where there is no gradient.
     alias: the result is input 0's memory under another shape.
-    inplace: inputs whose memory the result may take over when they are not read again.
+    inplace: inputs whose memory result `taker` may take over when they are not read again.
     """
 
     infer: Callable[[tuple[Tensor, ...], dict[str, Any]], list[Out]]
@@ -36,6 +36,7 @@ class Op(NamedTuple):
     vjp: Callable[[Tensor, Tensor], tuple[Tensor | None, ...]] | None = None
     alias: bool = False
     inplace: tuple[int, ...] = ()
+    taker: int = 0
 
 
 OPS: dict[str, Op] = {}
