@@ -232,7 +232,8 @@ cdef inline bint slide_knows(int64_t form, int64_t rows, int64_t cols) noexcept 
     return 2 <= rows <= 3 if cols == 3 else rows == 5
 
 
-# Computes as many rows of y as it can at once, from the row h.i on, at most `most`; returns how many: 0, 1, 2 or 4.
+# Computes as many rows of y as it can at once, from the row h.i on, at most `most`; returns how many: 0, 1, 2, 3, 4, or any even
+# number.
 # x: an image; h: the row's taps, seen through the phase ph. Taps of stride 1 are taken in the order of the rows of x.
 cdef int64_t slide_rows(int64_t form, Slide *s, float *y, const float *x, const float *w, const ConvAxis *ah,
                         const ConvAxis *aw, const Phase *ph, const Run *h, int64_t most) noexcept nogil:
@@ -278,6 +279,9 @@ cdef int64_t slide_rows(int64_t form, Slide *s, float *y, const float *x, const 
             spread_pair(rows, s)
             return 2
         if rows > 0:
+            if top == -1 and ah.x == 6 and most >= 3:
+                skip_pair(6, s)
+                return 3
             skip_pair(rows, s)
             return 2
     if form == SKIP and aw.taps == 5 and ah.taps == 5 and ah.stride == 2 and ah.dilation == 1 and most >= 2:

@@ -186,12 +186,15 @@ cdef void depth_quads(const Slide *s, int64_t pairs, int64_t end) noexcept nogil
         y += 2 * y_row
 
 
-# Two rows of y with 3×3 taps: of a window of five rows all, or all but the first, lie in x; or with 5×5 taps and whole
-# vectors: all of seven rows do.
+# Two rows of y with 3×3 taps: of a window of five rows all, or all but the first, lie in x. The three rows that an image
+# of six has: all but the first of seven. Two with 5×5 taps and whole vectors: all of seven.
 cdef void skip_pair(int64_t rows, const Slide *s) noexcept nogil:
     cdef int64_t whole = s.c // VL * VL
     cdef mask_t mask = mask_of(s.c - whole if whole < s.c else VL)
-    if rows == 7:
+    if rows == 6:
+        depth_skip(3, 3, 3, 1, 7, WHOLE, s, 0, whole, mask)
+        depth_skip(3, 3, 3, 1, 7, MASKED, s, whole, s.c, mask)
+    elif rows == 7:
         depth_skip(2, 5, 5, 0, 7, WHOLE, s, 0, whole, mask)
     elif rows == 5:
         depth_skip(2, 3, 3, 0, 5, WHOLE, s, 0, whole, mask)
