@@ -231,7 +231,9 @@ cdef void depthwise_conv2d(const Instr *ins, const Context *ctx, int tid, int nt
                 phase_of(&ah, r, &ph)
             i = i // ah.stride
         next_run(&ph, ah.x, i, i + 1, &h)
-        rows = slide_rows(form, &s, z, x, weight, &ah, &aw, &ph, &h, imin(hi - row, left))
+        # What follows reads the rows again, and so is not kept waiting for more than an image.
+        rows = slide_rows(form, &s, z, x, weight, &ah, &aw, &ph, &h, imin(hi - row, left),
+                          imin(hi - row, left) if after else hi - row)
         if rows == 0:
             tiled_row(z, x, weight, bias, floor, &ah, &aw, &ph, &h, c)
             rows = 1

@@ -232,11 +232,12 @@ cdef inline bint slide_knows(int64_t form, int64_t rows, int64_t cols) noexcept 
     return 2 <= rows <= 3 if cols == 3 else rows == 5
 
 
-# Computes as many rows of y as it can at once, from the row h.i on, at most `most`; returns how many: 0, 1, 2, 3, 4, or any even
-# number.
-# x: an image; h: the row's taps, seen through the phase ph. Taps of stride 1 are taken in the order of the rows of x.
+# Computes as many rows of y as it can at once, from the row h.i on, at most `most` of this image or `beyond` with the
+# next ones; returns how many: 0 to 4, or any even number. x: an image; h: the row's taps, seen through the phase ph.
+# Taps of stride 1 are taken in the order of the rows of x.
 cdef int64_t slide_rows(int64_t form, Slide *s, float *y, const float *x, const float *w, const ConvAxis *ah,
-                        const ConvAxis *aw, const Phase *ph, const Run *h, int64_t most) noexcept nogil:
+                        const ConvAxis *aw, const Phase *ph, const Run *h, int64_t most,
+                        int64_t beyond) noexcept nogil:
     cdef int64_t c = s.c, row = aw.x * c, first, last, top, rows
     s.y = y
     if form == SLIDE and aw.taps == 3 and ah.taps == 3 and ah.stride == 1 and ah.dilation == 1 and most >= 2:
@@ -273,8 +274,9 @@ cdef int64_t slide_rows(int64_t form, Slide *s, float *y, const float *x, const 
         if (rows > 0 and form == SPREAD and s.left == 1 and s.y_w == 2 * s.x_w and c % VL == 0 and not s.far
                 and s.bias == NULL and s.floor < 0):
             s.x = x + h.x * row
-            depth_quads(s, most // 2, ah.x - 1 - h.x)
-            return most // 2 * 2
+            rows = (beyond if ah.y == 2 * ah.x else most) // 2
+            depth_quads(s, rows, ah.x - h.x, ah.x)
+            return 2 * rows
         if rows > 0 and form == SPREAD:
             spread_pair(rows, s)
             return 2

@@ -131,15 +131,16 @@ cdef inline void depth_spread(int n, int rows, int cols, int mode, const Slide *
 
 
 # What most data gradients of stride 2 are, without a question in the loop: 3×3 taps, padding 1, twice as many columns
-# of y as of x, whole vectors, neither bias nor relu, in L2. `pairs` of rows of y; pair `end` and what would follow see
-# one row of x. What waits in registers are x's columns, and those outside x are zeros. A sum that starts with a product
-# reads one register less than one that adds to zero, which its store then finds free: Zen 4 does not make FMAs and
-# stores at full rate together. Adding the zero at last keeps what -0 becomes.
-cdef void depth_quads(const Slide *s, int64_t pairs, int64_t end) noexcept nogil:
+# of y as of x, whole vectors, neither bias nor relu, in L2. `pairs` of rows of y, of one image or of several;
+# the last of an image, which is `left` of them from here, sees one row of x. What waits in registers are x's columns,
+# and those outside x are zeros. A sum that starts with a product reads one register less than one that adds to zero,
+# which its store then finds free: Zen 4 does not make FMAs and stores at full rate together. Adding the zero at last
+# keeps what -0 becomes.
+cdef void depth_quads(const Slide *s, int64_t pairs, int64_t left, int64_t x_h) noexcept nogil:
     cdef float zeros[VL]
     cdef vec w_[9]
     cdef vec zero, upper, lower, next_upper, next_lower, a, b, c, d
-    cdef int64_t at, j, pair, step = s.c, lower_step = s.c, x_w = s.x_w, y_row = s.y_row, channels = s.c
+    cdef int64_t at, j, pair, step = s.c, lower_step, x_w = s.x_w, y_row = s.y_row, channels = s.c
     cdef const float *x = s.x
     cdef const float *from_
     cdef const float *from_lower
@@ -148,14 +149,13 @@ cdef void depth_quads(const Slide *s, int64_t pairs, int64_t end) noexcept nogil
     cdef float *below
     vstore(zeros, vzero())
     for pair in range(pairs):
+        left -= 1
         at = 0
         while at < channels:
             slide_weights(3, 3, WHOLE, s, at, mask_of(VL), w_, &zero)
             from_ = x + at
-            from_lower = from_ + x_w * step
-            if pair == end:
-                from_lower = zeros
-                lower_step = 0
+            from_lower = from_ + x_w * step if left > 0 else zeros
+            lower_step = step if left > 0 else 0
             to = y + at
             below = to + y_row
             upper = vload(from_)
@@ -184,10 +184,12 @@ cdef void depth_quads(const Slide *s, int64_t pairs, int64_t end) noexcept nogil
             at += VL
         x += x_w * step
         y += 2 * y_row
+        if left == 0:
+            left = x_h
 
 
-# Two rows of y with 3×3 taps: of a window of five rows all, or all but the first, lie in x. The three rows that an image
-# of six has: all but the first of seven. Two with 5×5 taps and whole vectors: all of seven.
+# Two rows of y with 3×3 taps: of a window of five rows all, or all but the first, lie in x. The three rows that an
+# image of six has: all but the first of seven. Two with 5×5 taps and whole vectors: all of seven.
 cdef void skip_pair(int64_t rows, const Slide *s) noexcept nogil:
     cdef int64_t whole = s.c // VL * VL
     cdef mask_t mask = mask_of(s.c - whole if whole < s.c else VL)
