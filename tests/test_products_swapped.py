@@ -10,8 +10,9 @@ from test_products import normal, observed, product, two_layers
 
 from fastnn import functional as F  # noqa: N812
 
-# Rows around whole vectors, k on both sides of a block of 512, columns on both sides of 32.
-SHAPES = [(8, 600, 64), (16, 64, 128), (16, 1030, 70), (31, 600, 97), (32, 200, 33), (63, 513, 130), (64, 512, 200)]
+# Rows around whole vectors, more than are dot products, k on both sides of a block of 512, columns on those of 32.
+SHAPES = [(13, 600, 64), (16, 64, 128), (16, 1030, 70), (31, 600, 97), (32, 200, 33), (63, 513, 130),
+          (64, 512, 200)]  # fmt: skip
 
 
 @for_each_isa
@@ -25,7 +26,7 @@ def test_bits_are_those_of_more_rows(m, k, n, isa):
         out = np.full(m * n + 32, np.nan, np.float32)           # neither more nor less than the result is written
         assert F.matmul(a, b, out=out[16:-16].reshape(m, n)).tobytes() == expected.tobytes()
         assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
-    np.testing.assert_allclose(expected, a.astype(np.float64) @ b, rtol=0, atol=1e-5 + 2e-7 * k)
+    np.testing.assert_allclose(expected, a.astype(np.float64) @ b, rtol=0, atol=1e-5 + 4e-7 * k)
 
 
 @for_each_isa

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from . import fold, layout
 from .graph import Graph, is_borrowed, root
 from .ops import apply, item
-from .ops.linalg import ACTIVATION, GRADIENT, SLOPE
+from .ops.linalg import ACTIVATION, GRADIENT, SLOPE, dotted
 from .ops.unary import KINDS
 from .ops.winograd import faster_convolution
 from .tensor import FLOAT, Tensor, constant, size_of
@@ -197,16 +197,18 @@ def embedding_gradient_sum(node: Tensor, uses: Counter[int]) -> Tensor | None:
 
 
 def pack_transposed(once: bool) -> Rule:
-    """A right operand that is stored transposed is packed into panels first, once for all its users; a single column
-    lies as it should already, and a single row reads it where it lies, unless it is packed `once` for all runs."""
+    """A right operand that is stored transposed is packed into panels first, once for all its users. A few columns lie
+    as they should already, and a few rows read it where it lies, unless it is packed `once` for all runs."""
 
     def rule(node: Tensor, uses: Counter[int]) -> Tensor | None:
         if node.op not in ("matmul", "recurrent") or not node.attrs.get("tb", True) or node.inputs[1].op == "pack":
             return None
         a, b, *rest = node.inputs
         if node.op == "matmul":
-            rows = node.shape[-2] if b.ndim > 2 or node.attrs["ta"] else size_of(node.shape[:-1])
-            if node.shape[-1] == 1 or (rows == 1 and not (once and root(b).op in ("parameter", "constant"))):
+            rows, n = node.shape[-2] if b.ndim > 2 or node.attrs["ta"] else size_of(node.shape[:-1]), node.shape[-1]
+            if once and root(b).op in ("parameter", "constant"):
+                rows = max(rows, n + 1)              # few columns or not, for one row as for many: the same bits
+            if dotted(rows, n, a.shape[-1]) and (not node.attrs["ta"] or min(rows, n) == 1):
                 return None
         return Tensor(node.op, (a, apply("pack", b, tb=True), *rest), node.attrs, node.outs, node.layer)
 
@@ -218,9 +220,12 @@ def pack_parameters(node: Tensor, uses: Counter[int]) -> Tensor | None:
 
     Not one of RULES: it keeps a second copy of all weights. Of a batch of 1, whose products are bound by memory.
     """
-    if node.op != "matmul" or node.inputs[1].op != "parameter" or node.shape[-1] == 1:
+    if node.op != "matmul" or node.inputs[1].op != "parameter":
         return None
     a, b, *rest = node.inputs
+    n = node.shape[-1]
+    if n == 1 or (node.attrs["tb"] and dotted(n + 1, n, a.shape[-1])):
+        return None
     packed = apply("pack", b, tb=node.attrs["tb"])
     return Tensor("matmul", (a, packed, *rest), node.attrs, node.outs, node.layer)
 

@@ -68,6 +68,7 @@ cdef enum:
     COPY_B = 8192
     COPY_NEAR = 16384       # else from COPY_NEAR on
     SWAP_ROWS = 32          # rows of A·Bᵀ at most that are computed as B·Aᵀ (gemm_swapped.pxi)
+    DOT_ROWS = 2            # rows of a tile of dot products, at most (gemv.pxi)
     SWAP_C = 40
 
 

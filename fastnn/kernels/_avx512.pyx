@@ -68,6 +68,7 @@ cdef enum:
     COPY_B = 131072
     COPY_NEAR = 1 << 30     # else from COPY_NEAR on
     SWAP_ROWS = 64          # rows of A·Bᵀ at most that are computed as B·Aᵀ (gemm_swapped.pxi)
+    DOT_ROWS = 4            # rows of a tile of dot products, at most (gemv.pxi)
     SWAP_C = 16
 
 

@@ -65,6 +65,7 @@ cdef enum:
     COPY_B = 16384
     COPY_NEAR = 1 << 30     # else from COPY_NEAR on
     SWAP_ROWS = 0           # no A·Bᵀ is computed as B·Aᵀ (gemm_swapped.pxi)
+    DOT_ROWS = 2            # rows of a tile of dot products, at most (gemv.pxi)
     SWAP_C = 0
 
 

@@ -14,7 +14,7 @@
 # Every element of C is one chain of FMAs over k = 0, 1, 2, … in float32, started from bias + C: no bit
 # depends on the number of threads, on the tile, on packing, or on where the matrix ends. Between two blocks
 # of k the chain waits in C. Rows are balanced among tiles (32 = 6+6+5+5+5+5), so that no tile is left with
-# too few accumulators to hide the latency of the FMA. One column of C, and one row, have ways of their own (gemv.pxi).
+# too few accumulators to hide the latency of the FMA. A few rows or columns of C have ways of their own (gemv.pxi).
 # Operands are read where they lie; a B that is not row-major is copied to panels on the stack (256 KB at most, both
 # copies), and so are a row-major B and a transposed A whose rows are so far apart that caches and TLB suffer.
 
@@ -340,9 +340,9 @@ cdef void split(int64_t batch, int64_t m, int64_t panels, int nthreads, int *ove
 
 cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef Gemm g
-    cdef int64_t m = ins.size[0], batch = ins.size[8], count, i, row, row_end, at, at_end
-    cdef bint copy_a, copy_b, column, whole_row, dots, swapped
-    cdef int tb, tm, tn, ib, im, jn
+    cdef int64_t m = ins.size[0], batch = ins.size[8], count, i, row, row_end, at, at_end, lo, hi
+    cdef bint copy_a, copy_b, whole_row, swapped
+    cdef int tb, tm, tn, ib, im, jn, few
     g.n = ins.size[1]
     g.k = ins.size[2]
     g.ldc = ins.size[3]
@@ -366,13 +366,11 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     row_end = m * (im + 1) // tm
     at = panel_start(g.n, count * jn // tn)
     at_end = panel_start(g.n, count * (jn + 1) // tn)
-    column = g.n == 1 and g.a_k == 1 and g.b_k == 1 and g.ldc == 1
-    dots = column or (m == 1 and g.a_k == 1 and g.b_k == 1 and g.n > 1)
+    lo = at * VL
+    hi = imin(at_end * VL, g.n)
+    few = dotted(&g, m)
     whole_row = m == 1 and g.b_k != 0 and g.b_n == 1 and at_end - at >= ROW_VECTORS
-    if not column and (dots or whole_row):
-        row = at * VL
-        row_end = imin(at_end * VL, g.n)
-    swapped = swap_pays(&g, row_end - row, imin(at_end * VL, g.n) - at * VL)
+    swapped = swap_pays(&g, row_end - row, hi - lo)
     copy_a = (g.a_m == 1 and g.a_k >= COPY_A_LD and g.k >= COPY_K and row_end - row >= COPY_A_ROWS
               and at_end - at >= COPY_A_COLS)
     copy_b = g.b_k != 0 and (g.b_n != 1 or (
@@ -385,12 +383,14 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
         g.saved = <const float*>ins.ptr[5] + i * ins.size[9] if ins.ptr[5] != NULL else NULL
         g.a = <const float*>ins.ptr[2] + i * ins.size[10]
         g.b = <const float*>ins.ptr[3] + i * ins.size[11]
-        if dots:
-            gemv_dots(&g, column, row, row_end)
+        if few == FEW_ROWS:
+            gemv_dots(&g, False, row_end - row, row, lo, hi)
+        elif few == FEW_COLUMNS:
+            gemv_dots(&g, True, hi - lo, lo, row, row_end)
         elif whole_row:
-            gemv_rows(&g, row, row_end)
+            gemv_rows(&g, lo, hi)
         elif swapped:
-            gemm_swapped(&g, row, row_end, at * VL, imin(at_end * VL, g.n))
+            gemm_swapped(&g, row, row_end, lo, hi)
         elif copy_a or copy_b:
             gemm_copied(&g, row, row_end, at, at_end, copy_a, copy_b)
         else:

@@ -1,84 +1,91 @@
-# Products with a vector (gemv): one column or one row of C, with gemm's epilogue. They read a matrix once, and how they
-# walk through it is all that counts.
+# Products with a vector (gemv) or a few: one to DOTTED rows or columns of C, with gemm's epilogue. They read a matrix
+# once, and how they walk through it is all that counts.
 #
-# k side by side (the column A[m,k]·b[k]; the row a[k]·B[k,n] where B is stored transposed): dot products of rows. Each
-# element is VL sums, of every VL-th step of k, added at the end by transposing them. Otherwise all lanes of a vector but
-# one would idle, or B be transposed first.
+# k side by side in both (A[m,k]·B[k,n] where B is stored transposed, as a Linear's weight is): dot products of rows. An
+# element is VL sums, of every VL-th step of k, added at the end by transposing them. Otherwise lanes of a vector would
+# idle, or B be transposed first. A tile of DOT_ROWS of the few with 4 of the many reads 8 vectors for 16 FMAs (6 for 8
+# where registers are 16), as OpenBLAS's small products do; with one alone, 8 of the many are side by side.
 # A row by a row-major B: whole rows of B are added to c, a few at a time (OpenBLAS's gemv does so), one chain of FMAs an
 # element as everywhere. Panels of a few vectors would touch a page for each row, and rows 4 KB apart fall on one set.
-# No bit depends on the number of elements, on the other rows or on the number of threads.
+# No bit depends on the number of threads, nor does a dot product depend on what else is computed.
 
 cdef enum:
-    DOTS = 8                # rows side by side: chains enough to hide the latency of the FMA
-    SUMMED = 16             # elements of c whose sums are added together
+    DOTS = 8                # rows side by side for a vector: chains enough to hide the latency of the FMA
+    SUMMED = 16             # elements of a row or column of c whose sums are added together
+    DOTTED = 12             # rows or columns of C at most that are dot products; two and more only where k is
+    DOTTED_K = 16           # so many times as long. Packing (graph/fuse.py) knows both by graph/ops/linalg.py
+    FEW_ROWS = 1
+    FEW_COLUMNS = 2
+    DOT_TILE = 256          # floats of SUMMED rows by DOTTED columns, rounded up to whole vectors
     RANK = 8                # rows of B added to c at a time
     HELD = 4096             # columns of c that wait in L1
     ROW_VECTORS = 8         # vectors of columns below which a tile's registers hold c
 
 
-# Dot products of eight rows of x with y: u[0], u[1] hold four rows' sums each, in VL/4 parts. Rows from `count` on are
-# the last one again.
-cdef void dot_rows(float *u, const float *x, int64_t ldx, const float *y, int64_t k, int64_t count,
-                   mask_t tail) noexcept nogil:
-    cdef vec acc[DOTS]
+# Whether C, of m rows, has so few of them, or so few columns, that it is dot products; else 0.
+cdef inline int dotted(const Gemm *g, int64_t m) noexcept nogil:
+    cdef int64_t few = imin(m, g.n)
+    if g.a_k != 1 or g.b_k != 1 or few > DOTTED or (few > 1 and g.k < DOTTED_K * few + (m > few)):
+        return 0
+    return FEW_ROWS if m == few else FEW_COLUMNS
+
+
+# Dot products of nr rows of x with mr rows of y: vector i·SUMMED/4 + j of u holds those of row i with four rows of x,
+# in VL/4 parts. Rows of x from `count` and of y from `rows` on are the last one again. mr and nr are literals.
+cdef inline void dot_tile(int mr, int nr, float *u, const float *x, int64_t ldx, int64_t count, const float *y,
+                          int64_t ldy, int64_t rows, int64_t k) noexcept nogil:
+    cdef vec acc[4][DOTS]
+    cdef vec y_[4]
+    cdef vec x_
     cdef const float *row[DOTS]
-    cdef vec y_
-    cdef int64_t p = 0
-    cdef int i
-    for i in range(DOTS):
-        row[i] = x + imin(i, count - 1) * ldx
-        acc[i] = vzero()
-    while p + VL <= k:
-        y_ = vload(y + p)
-        for i in range(DOTS):
-            acc[i] = vfma(vload(row[i] + p), y_, acc[i])
-        p += VL
-    if p < k:
-        y_ = vload_mask(tail, y + p)
-        for i in range(DOTS):
-            acc[i] = vfma(vload_mask(tail, row[i] + p), y_, acc[i])
-    vtranspose4(acc)
-    vtranspose4(acc + 4)
-    vstore(u, vadd(vadd(acc[0], acc[1]), vadd(acc[2], acc[3])))
-    vstore(u + VL, vadd(vadd(acc[4], acc[5]), vadd(acc[6], acc[7])))
+    cdef const float *other[4]
+    cdef mask_t tail = mask_of(k % VL)
+    cdef int64_t p, once
+    cdef int i, j
+    for once in range(1):                                   # a loop, or acc would not live in registers (tile.pxi)
+        for j in range(nr):
+            row[j] = x if j == 0 else row[j - 1] + (ldx if j < count else 0)
+            for i in range(mr):
+                acc[i][j] = vzero()
+        for i in range(mr):
+            other[i] = y if i == 0 else other[i - 1] + (ldy if i < rows else 0)
+        p = 0
+        while p + VL <= k:
+            for i in range(mr):
+                y_[i] = vload(other[i] + p)
+            for j in range(nr):
+                x_ = vload(row[j] + p)
+                if mr > 1:
+                    vhold(x_)
+                for i in range(mr):
+                    acc[i][j] = vfma(x_, y_[i], acc[i][j])
+            p += VL
+        if p < k:
+            for i in range(mr):
+                y_[i] = vload_mask(tail, other[i] + p)
+            for j in range(nr):
+                x_ = vload_mask(tail, row[j] + p)
+                for i in range(mr):
+                    acc[i][j] = vfma(x_, y_[i], acc[i][j])
+        for i in range(mr):
+            for j in range(nr // 4):
+                vtranspose4(acc[i] + 4 * j)
+                vstore(u + (i * SUMMED // 4 + j) * VL, vadd(vadd(acc[i][4 * j], acc[i][4 * j + 1]),
+                                                            vadd(acc[i][4 * j + 2], acc[i][4 * j + 3])))
 
 
-# c[j] = x[j,k]·y[k] (+ bias[j], or bias[0] of a column) (+ c[j]) for j in [lo, hi), c contiguous.
-cdef void gemv_dots(const Gemm *g, bint column, int64_t lo, int64_t hi) noexcept nogil:
-    cdef float u[4 * VL]
-    cdef float z[SUMMED]
-    cdef float added[SUMMED]
-    cdef float old[SUMMED]
-    cdef const float *x = g.a if column else g.b
-    cdef const float *y = g.b if column else g.a
-    cdef int64_t ldx = g.a_m if column else g.b_n, i, j, count
-    cdef mask_t tail = mask_of(g.k % VL)
-    cdef vec start = vbroadcast(g.bias[0] if column and g.bias != NULL else <float>0.0)
-    cdef vec total
-    memset(u, 0, sizeof(u))
-    memset(added, 0, sizeof(added))
-    memset(old, 0, sizeof(old))
-    while lo < hi:
-        count = imin(SUMMED, hi - lo)
-        if g.bias != NULL and not column:
-            load_rows(added, vectors(count) * VL, g.bias + lo, 0, 1, count)
-        if g.accumulate:
-            load_rows(old, vectors(count) * VL, g.c + lo, 0, 1, count)
-        i = 0
-        while i < count:
-            dot_rows(u + i // 4 * VL, x + (lo + i) * ldx, ldx, y, g.k, count - i, tail)
-            i += DOTS
-        i = 0
-        while i < SUMMED:                               # rows become lanes, and their parts are added
-            total = vadd(start, vadd(vload(added + i), vload(old + i)))
-            j = 0
-            while j < VL:
-                total = vadd(total, vload4(u + i // 4 * VL + j, VL))
-                j += 4
-            vstore(z + i, total)
-            i += VL
-        finish(g, z, vectors(count) * VL, lo, 1, count)
-        lo += count
+ctypedef void (*dots_t)(float *u, const float *x, int64_t ldx, int64_t count, const float *y, int64_t ldy,
+                        int64_t rows, int64_t k) noexcept nogil
+
+
+cdef void dots_2(float *u, const float *x, int64_t ldx, int64_t count, const float *y, int64_t ldy,
+                 int64_t rows, int64_t k) noexcept nogil:
+    dot_tile(2, 4, u, x, ldx, count, y, ldy, rows, k)
+
+
+cdef void dots_4(float *u, const float *x, int64_t ldx, int64_t count, const float *y, int64_t ldy,
+                 int64_t rows, int64_t k) noexcept nogil:
+    dot_tile(4, 4, u, x, ldx, count, y, ldy, rows, k)
 
 
 # z[n] += a[rank]·B[rank, n]; rank is a literal. z holds whole vectors.
@@ -108,6 +115,73 @@ cdef inline void add_rows(int rank, float *z, const float *a, int64_t a_k, const
 
 cdef void add_row(float *z, const float *a, const float *b, int64_t n) noexcept nogil:
     add_rows(1, z, a, 0, b, 0, n)
+
+
+# c[i, j] = y[i,k]·x[j,k] (+ bias[j]) (+ c[i, j]) for rows at … at + few and columns lo … hi of C, where x is Bᵀ and
+# y is A. column: for columns at … at + few and rows lo … hi of C, where x is A and y is Bᵀ.
+cdef void gemv_dots(const Gemm *g, bint column, int64_t few, int64_t at, int64_t lo, int64_t hi) noexcept nogil:
+    cdef float u[4 * SUMMED * VL]
+    cdef float sums[DOT_TILE]
+    cdef float turned[DOT_TILE]
+    cdef float *z = sums
+    cdef const float *x = g.a if column else g.b
+    cdef const float *y = g.b + at * g.b_n if column else g.a + at * g.a_m
+    cdef int64_t ldx = g.a_m if column else g.b_n, ldy = g.b_n if column else g.a_m, ld
+    cdef int64_t i, j, part, rows = few, n, ldz, to
+    cdef bint turn = column and (few > 1 or g.ldc > 1)      # one column without gaps is a row
+    cdef int64_t filled = vectors(few) * VL if turn else few
+    cdef const float *add
+    cdef float one = <float>1.0
+    cdef dots_t dots
+    cdef vec total, start = vbroadcast(g.bias[0] if column and not turn and g.bias != NULL else <float>0.0)
+    for i in range(4 * filled):                             # what is beyond few or hi
+        vstore(u + i * VL, vzero())
+    while lo < hi:
+        n = imin(SUMMED, hi - lo)
+        j = 0
+        while few == 1 and j < n:
+            dot_tile(1, DOTS, u + j // 4 * VL, x + (lo + j) * ldx, ldx, n - j, y, ldy, 1, g.k)
+            j += DOTS
+        while j < n:
+            i = 0
+            while i < few:
+                dots = dots_4 if DOT_ROWS == 4 and few - i > 2 else dots_2
+                dots(u + (i * SUMMED + j) // 4 * VL, x + (lo + j) * ldx, ldx, n - j, y + i * ldy, ldy, few - i, g.k)
+                i += DOT_ROWS
+            j += 4
+        ldz = vectors(n) * VL
+        for i in range(filled):                             # rows become lanes, and their parts are added
+            j = 0
+            while j < ldz:
+                total = start
+                part = 0
+                while part < VL:
+                    total = vadd(total, vload4(u + (i * SUMMED + j) // 4 * VL + part, VL))
+                    part += 4
+                vstore(sums + i * ldz + j, total)
+                j += VL
+        to = lo * g.ldc + at if column else at * g.ldc + lo
+        if turn:
+            z = turned
+            rows = n
+            n = few
+            i = 0
+            while i < filled:
+                transpose(z + i, filled, sums + i * ldz, ldz, (rows + 3) // 4 * 4)
+                i += VL
+            ldz = filled
+        add = g.bias + (at if column else lo) if g.bias != NULL and (turn or not column) else NULL
+        ld = 0
+        for part in range(2 if add != NULL or g.accumulate else 0):     # bias, C
+            for i in range(rows if add != NULL else 0):
+                add_row(z + i * ldz, &one, add + i * ld, n)
+            add = g.c + to if g.accumulate else NULL
+            ld = g.ldc
+        if g.epilogue == EPILOGUE_NONE:
+            store_rows(g.c + to, g.ldc, z, ldz, rows, n)
+        else:
+            finish(g, z, ldz, to, rows, n)
+        lo += SUMMED
 
 
 # c[j] = a[k]·B[k, j] for j in [lo, hi), rows of B contiguous.

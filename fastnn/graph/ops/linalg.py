@@ -39,6 +39,12 @@ def _strides(x: Tensor, transposed: bool) -> tuple[int, int]:
     return (1, x.shape[-1]) if transposed else (x.shape[-1], 1)
 
 
+def dotted(m: int, n: int, k: int) -> bool:
+    """Whether A[m,k]·B[k,n] of a B that is stored transposed is dot products, by its few rows or columns: gemv.pxi."""
+    few = min(m, n)
+    return few == 1 or (few <= 12 and k >= 16 * few + (m > few))
+
+
 def _matmul_lower(node: Tensor) -> list[Instr]:
     if node.size == 0:                           # the kernel divides rows among tiles: there must be some
         return [Instr("fill", ((node, 0),), (0,), (0.0,))]
