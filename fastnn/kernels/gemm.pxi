@@ -30,7 +30,10 @@ cdef enum:
     TILE = 512              # floats in the largest tile, at least: MRx·x·VL
     KC = 512                # steps of k in a copied block of A or B
     MC = 64                 # rows in a copied block of A
-    BOTH = 4                # where both are copied: blocks of A this much taller, and all this much shorter
+    COPIES = 65536          # floats of both copies, at most
+    BOTH_K = 192            # blocks where both are copied: every block of A, of BOTH_M rows, needs B copied again
+    BOTH_M = 256
+    AWAIT_K = 128           # from so many steps of k on the next tile's C is fetched meanwhile; in longer ones no need
     HALF_A = 1 << 17
     COPY_ROWS = 4
     # A row-major B is copied when k reaches COPY_K and rows·b_k COPY_B, or COPY_NEAR where b_k is below COPY_LD (all
@@ -63,110 +66,7 @@ cdef struct Gemm:
     float alpha
 
 
-# z[rows, ldz] = x[rows, n] with zeros beyond n, ldz = n rounded up to whole vectors.
-cdef void load_rows(float *z, int64_t ldz, const float *x, int64_t ldx, int64_t rows,
-                    int64_t n) noexcept nogil:
-    cdef int64_t i, j, last = ldz - VL
-    cdef mask_t mask = mask_of(n - last)
-    for i in range(rows):
-        j = 0
-        while j < last:
-            vstore(z + j, vload(x + j))
-            j += VL
-        vstore(z + j, vload_mask(mask, x + j))
-        z += ldz
-        x += ldx
-
-
-# x[rows, n] = z[rows, ldz]: nothing is written beyond n.
-cdef void store_rows(float *x, int64_t ldx, const float *z, int64_t ldz, int64_t rows,
-                     int64_t n) noexcept nogil:
-    cdef int64_t i, j, last = ldz - VL
-    cdef mask_t mask = mask_of(n - last)
-    for i in range(rows):
-        j = 0
-        while j < last:
-            vstore(x + j, vload(z + j))
-            j += VL
-        vstore_mask(mask, x + j, vload(z + j))
-        z += ldz
-        x += ldx
-
-
-# c[rows, n] = z where saved > 0 (or NaN), else 0.
-cdef void gate_rows(float *c, const float *z, int64_t ldz, const float *saved, int64_t ldc, int64_t rows,
-                    int64_t n) noexcept nogil:
-    cdef int64_t i, j, last = ldz - VL
-    cdef mask_t mask = mask_of(n - last)
-    for i in range(rows):
-        j = 0
-        while j < last:
-            vstore(c + j, vgate(vload(saved + j), vload(z + j)))
-            j += VL
-        vstore_mask(mask, c + j, vgate(vload_mask(mask, saved + j), vload(z + j)))
-        c += ldc
-        z += ldz
-        saved += ldc
-
-
-# c[rows, n] = z·slope: the gradient of exp from its value, and of what left its slope behind.
-cdef void slope_rows(float *c, const float *z, int64_t ldz, const float *slope, int64_t ldc, int64_t rows,
-                     int64_t n) noexcept nogil:
-    cdef int64_t i, j, last = ldz - VL
-    cdef mask_t mask = mask_of(n - last)
-    for i in range(rows):
-        j = 0
-        while j < last:
-            vstore(c + j, vmul(vload(slope + j), vload(z + j)))
-            j += VL
-        vstore_mask(mask, c + j, vmul(vload_mask(mask, slope + j), vload(z + j)))
-        c += ldc
-        z += ldz
-        slope += ldc
-
-
-# What the epilogue of a tile will write and read, on its way while the tile is computed: rows of C lie far apart, where
-# hardware does not see the next one coming.
-cdef void await_rows(const Gemm *g, int64_t at, int64_t rows, int64_t n) noexcept nogil:
-    cdef int64_t i, j
-    for i in range(rows):
-        j = 0
-        while j < n:
-            prefetch_to(g.c + at + i * g.ldc + j, 1)
-            if g.pre != NULL:
-                prefetch_to(g.pre + at + i * g.ldc + j, 1)
-            if g.saved != NULL:
-                prefetch(g.saved + at + i * g.ldc + j)
-            j += 16
-
-
-# Epilogue of a tile whose z[rows, ldz] lies in a buffer; at: offset of the tile in c, pre and saved.
-cdef void finish(const Gemm *g, float *z, int64_t ldz, int64_t at, int64_t rows, int64_t n) noexcept nogil:
-    cdef float saved[TILE]
-    if g.epilogue == EPILOGUE_GRAD:
-        if g.act == ACT_RELU:
-            gate_rows(g.c + at, z, ldz, g.saved + at, g.ldc, rows, n)
-            return
-        if g.act == ACT_EXP:
-            slope_rows(g.c + at, z, ldz, g.saved + at, g.ldc, rows, n)
-            return
-        load_rows(saved, ldz, g.saved + at, g.ldc, rows, n)
-        act_grad_row(g.act, z, z, saved, rows * ldz, g.alpha)
-    elif g.epilogue == EPILOGUE_ACT:
-        if g.pre != NULL:
-            store_rows(g.pre + at, g.ldc, z, ldz, rows, n)
-        act_row(g.act, z, z, rows * ldz, g.alpha)
-    elif g.epilogue == EPILOGUE_SLOPE:
-        gelu_tanh_slope_row(z, saved, z, rows * ldz)
-        store_rows(g.pre + at, g.ldc, saved, ldz, rows, n)
-    store_rows(g.c + at, g.ldc, z, ldz, rows, n)
-
-
-cdef void add_bias(float *z, int64_t ldz, const float *bias, int64_t rows, int64_t n) noexcept nogil:
-    cdef int64_t i, j
-    for i in range(rows):
-        for j in range(n):
-            z[i * ldz + j] += bias[j]
+include "epilogue.pxi"
 
 
 # `rows` rows of the panel of w vectors at column `col`, for the steps of k that t holds. first: z starts from
@@ -213,6 +113,18 @@ cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row,
         t.out = g.c + at
         t.init_line = t.out_line if from_c else 0
         t.ldo = g.ldc
+        if from_c and lines == 1 and AWAIT_K <= t.k <= BOTH_K:
+            t.count = 1
+            for i in range(tiles):
+                height = mr + 1 if i < tall else mr
+                if i + 1 < tiles:
+                    await_rows(g, at + height * g.ldc, height, n)
+                run_any(height, w, half, masked, t)
+                t.a += height * t.a_m
+                t.out += height * t.ldo
+                t.init += height * t.ldi
+                at += height * g.ldc
+            return
         t.count = tall
         if tall > 0:
             run_any(mr + 1, w, half, masked, t)
@@ -267,16 +179,16 @@ cdef void gemm_direct(const Gemm *g, int64_t row, int64_t row_end, int64_t at, i
 # The same with copies on the stack of what lies badly: KC rows of a panel of B, KC by MC of a transposed A.
 cdef void gemm_copied(const Gemm *g, int64_t row, int64_t row_end, int64_t at, int64_t at_end, bint copy_a,
                       bint copy_b) noexcept nogil:
-    cdef float b_raw[KC * NV * VL + 16]
-    cdef float a_raw[KC * MC + 16]
-    cdef float *b_copy = <float*>((<size_t>b_raw + 63) & ~<size_t>63)
-    cdef float *a_copy = <float*>((<size_t>a_raw + 63) & ~<size_t>63)
+    cdef float raw[COPIES + 16]
+    cdef float *b_copy = <float*>((<size_t>raw + 63) & ~<size_t>63)
+    cdef float *a_copy = b_copy + KC * NV * VL
     cdef Tile t
     cdef int64_t p, r, rows, w, v, col, group_end, step = MC if copy_a else row_end - row, kc = KC
     plain_tile(&t)
-    if copy_a and copy_b:                   # every block of A needs B copied again: make it taller
-        kc = KC // BOTH
-        step = MC * BOTH
+    if copy_a and copy_b:
+        kc = BOTH_K
+        step = BOTH_M
+        a_copy = b_copy + BOTH_K * NV * VL
     while at < at_end:
         # The copy of A serves all panels; without it a panel is finished before the next: its C stays in L2.
         group_end = at_end if copy_a else at + panel_width(vectors(g.n) - at)
