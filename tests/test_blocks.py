@@ -12,6 +12,7 @@ import pytest
 import fastnn
 from fastnn import DivergenceError, Trainer, nn, optim
 from fastnn.callbacks import LambdaCallback
+from fastnn.step import Memory
 from fastnn.training import blocks, whole
 
 RNG = np.random.default_rng(0)
@@ -152,3 +153,22 @@ def test_epochs_go_on_while_another_thread_holds_the_gil():
         trainer.stop_training = True
         worker.join()
     assert most > 10
+
+
+def test_a_large_state_is_kept_less_often(monkeypatch):
+    kept = []
+
+    def slowly(memory, snapshot, remember=Memory.remember):
+        time.sleep(0.005)
+        kept.append(snapshot)
+        return remember(memory, snapshot)
+
+    monkeypatch.setattr(Memory, "remember", slowly)
+    monkeypatch.setattr(blocks, "SECONDS", 0.0)
+    a, b = trainer_of(), trainer_of()
+    a.fit(X, Y, epochs=100, batch_size=103, verbose=0)
+    often = len(kept)
+    monkeypatch.setattr(blocks, "COPIES", 0)
+    b.fit(X, Y, epochs=100, batch_size=103, verbose=0)
+    assert often < 20 and len(kept) == often + 100
+    same(a, b)

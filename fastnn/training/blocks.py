@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from .whole import Done
 
 SECONDS = 0.1                   # of a block, about: a look at trainer.stop_training is due then
+COPIES = 20                     # but a block takes at least so many times as long as keeping the state before it and
+#                                 checking that after it. Where that is hundreds of megabytes and an epoch an iteration,
+#                                 it took a fifth of the time, a third with 4 threads, which copy no faster than one
 MOST = 1000                     # epochs of a block: what is done with its values in Python stays short
 
 
@@ -40,17 +44,21 @@ class Blocks:
         memory, epochs = trainer._memory, 1
         while at.epoch < at.epochs and not trainer.stop_training:
             loop._check()
+            started = time.perf_counter()
             self.spare, self.kept = self.kept, memory.remember(self.spare)
+            keeping = time.perf_counter() - started
             self.starts = [*self.starts[-1:], (self._counters(), self.kept)]
             until = min([at.epochs, *[e for e in loop.sizes.sizes if e > at.epoch]])
             seconds, diverged = self._block(min(epochs, until - at.epoch))
+            started = time.perf_counter()
             if diverged or not memory.finite():
                 (trainer.epoch, trainer.iteration, at.epoch, at.iteration), snapshot = self.starts[0]
                 at.batch, at.sums = 0, []
                 memory.restore(snapshot)
                 loop.history.truncate(at.epoch)
                 return False
-            epochs = max(1, min(MOST, int(SECONDS / max(seconds, 1e-9))))
+            keeping += time.perf_counter() - started
+            epochs = max(1, min(MOST, int(max(SECONDS, COPIES * keeping) / max(seconds, 1e-9))))
         return True
 
     def _counters(self) -> tuple[int, int, int, int]:
