@@ -8,6 +8,17 @@ from fastnn import functional as F  # noqa: N812
 from fastnn import nn, rng
 
 
+class Shift(nn.Module):
+    """Adds a parameter to the input, so that the parameter's gradient is the input's."""
+
+    def __init__(self, layer, shape):
+        super().__init__()
+        self.shift, self.layer = nn.Parameter(np.zeros(shape, np.float32)), layer
+
+    def forward(self, x):
+        return self.layer(x + self.shift)
+
+
 class Residual(nn.Module):
     """A block with shared operands, a transposition, a softmax over two axes' product and a slice."""
 

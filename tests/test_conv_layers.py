@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from networks import Shift
 
 import fastnn
 from fastnn import Trainer, nn, optim
@@ -33,17 +34,6 @@ LAYERS = [
     ("ConvTranspose2d", (4, 6, 3), {"output_padding": (1, 0), "dilation": 2, "groups": 2}, (2, 4, 3, 4)),
     ("ConvTranspose2d", (4, 5, 3), {"stride": (2, 1), "output_padding": 2, "dilation": 3}, (2, 4, 1, 4)),
 ]  # fmt: skip
-
-
-class Shift(nn.Module):
-    """Adds a parameter to the input, so that the parameter's gradient is the input's."""
-
-    def __init__(self, layer, shape):
-        super().__init__()
-        self.shift, self.layer = nn.Parameter(np.zeros(shape, np.float32)), layer
-
-    def forward(self, x):
-        return self.layer(x + self.shift)
 
 
 def close(ours, theirs):

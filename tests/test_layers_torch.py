@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from networks import Shift
 
 import fastnn
 from fastnn import Trainer, nn, optim
@@ -19,17 +20,6 @@ def close(ours, theirs, tolerance=2e-6):
     theirs = theirs.detach().numpy() if isinstance(theirs, torch.Tensor) else np.asarray(theirs)
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, rtol=tolerance * 10, atol=tolerance * max(1.0, np.abs(theirs).max()))
-
-
-class Shift(nn.Module):
-    """Adds a parameter to the input, so that the parameter's gradient is the input's."""
-
-    def __init__(self, layer, shape):
-        super().__init__()
-        self.shift, self.layer = nn.Parameter(np.zeros(shape, np.float32)), layer
-
-    def forward(self, x):
-        return self.layer(x + self.shift)
 
 
 def dot(direction):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from networks import Shift
 
 import fastnn
 from fastnn import Trainer, nn
@@ -37,17 +38,6 @@ LAYERS = [
     ("Upsample", {"scale_factor": 2}, (2, 3, 5)),
     ("ReLU6", {}, (4, 5, 7)),
 ]
-
-
-class Shift(nn.Module):
-    """Adds a parameter to the input, so that the parameter's gradient is the input's."""
-
-    def __init__(self, layer, shape):
-        super().__init__()
-        self.shift, self.layer = nn.Parameter(np.zeros(shape, np.float32)), layer
-
-    def forward(self, x):
-        return self.layer(x + self.shift)
 
 
 @pytest.mark.parametrize(("name", "arguments", "shape"), LAYERS, ids=str)

@@ -12,6 +12,7 @@ from ..graph.ops.reduce import reduce
 from ..graph.tensor import Tensor, current
 from .dispatch import as_float, call, floats, symbol
 from .images import extents, on_image
+from .unary import dropout_number
 
 NAMES = ("height", "width")
 
@@ -295,13 +296,5 @@ def dropout2d(x, p: float = 0.5, training: bool | None = None):
     training=None follows the trace, as in `dropout`. Tompson et al., "Efficient object localization using
     convolutional networks" (2015).
     """
-    if not 0 <= p < 1:
-        raise ValueError(f"dropout probability must be in [0, 1), found {p}")
-    trace = current()
-    on = trace.training if training is None and trace is not None else bool(training)
-    if not on or p == 0:
-        return x
-    if trace is None:
-        raise ValueError("dropout draws its mask inside a training program; on ndarrays it is the identity")
-    trace.dropouts += 1
-    return on_image(_dropout2d, floats(symbol(x)), 2, p=float(p), number=trace.dropouts)
+    number = dropout_number(p, training)
+    return x if number is None else on_image(_dropout2d, floats(symbol(x)), 2, p=float(p), number=number)

@@ -134,13 +134,22 @@ def dropout(x, p: float = 0.5, training: bool | None = None):
 
     training=None follows the trace: on in a training program, off in inference and on ndarrays.
     """
+    number = dropout_number(p, training)
+    return x if number is None else ops.apply("dropout", symbol(x), p=float(p), number=number)
+
+
+def dropout_number(p: float, training: bool | None) -> int | None:
+    """A number of its own for a dropout that is on, from which its masks are drawn; None for one that is off.
+
+    Raises ValueError for a probability outside [0, 1), and where there is no program to draw in.
+    """
     if not 0 <= p < 1:
         raise ValueError(f"dropout probability must be in [0, 1), found {p}")
     trace = current()
     on = trace.training if training is None and trace is not None else bool(training)
     if not on or p == 0:
-        return x
+        return None
     if trace is None:
         raise ValueError("dropout draws its mask inside a training program; on ndarrays it is the identity")
     trace.dropouts += 1
-    return ops.apply("dropout", symbol(x), p=float(p), number=trace.dropouts)
+    return trace.dropouts
