@@ -13,6 +13,36 @@ from fastnn import Trainer, nn, optim
 WHOLE = RNG.integers(0, 100, (N, 6))
 
 
+class Sparse:
+    """What SciPy's sparse matrices have in common with this test."""
+
+    def toarray(self):
+        raise AssertionError("no copy is made unasked")
+
+
+class Loader:
+    """As a PyTorch DataLoader: batches of a data set."""
+
+    dataset = ()
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        ((batch for batch in [(X, LABELS)]), r"found a generator; for batches of your own call trainer.step\(x, y\)"),
+        (Loader(), "found a Loader; for batches of your own"),
+        (Sparse(), r"X must be a dense array, found a Sparse: give X.toarray\(\)"),
+    ],
+    ids=["generator", "loader", "sparse"],
+)
+def test_what_is_no_array_of_samples(x, message):
+    trainer = Trainer(mlp(), nn.CrossEntropyLoss(), optim.SGD(lr=0.1))
+    with pytest.raises(TypeError, match=message):
+        trainer.fit(x, LABELS, verbose=0)
+    with pytest.raises(TypeError, match=message):
+        trainer.fit(x, verbose=0)
+
+
 @pytest.mark.parametrize(
     "kind", ["f2", "f4", "f8", "g", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">f2", ">f4", ">f8", ">i2", ">i8"]
 )

@@ -22,6 +22,13 @@ def sources(X, y, sample_weight, token_ids: bool, loss, prefix: str = "") -> lis
         if y is not None:
             raise ValueError(f"{prefix}X brings its own targets: TokenWindows take no y")
         X, y = X.inputs, X.targets  # noqa: N806
+    if hasattr(X, "__next__") or hasattr(X, "dataset"):
+        raise TypeError(
+            f"{prefix}X must be an array of all samples, also one mapped from a file, found a {type(X).__name__}; for "
+            "batches of your own call trainer.step(x, y) on each of them"
+        )
+    if hasattr(X, "toarray"):
+        raise TypeError(f"{prefix}X must be a dense array, found a {type(X).__name__}: give X.toarray()")
     if y is None:
         raise ValueError(f"{prefix}y is missing: only TokenWindows bring their own targets")
     if token_ids and np.asarray(X).dtype.kind not in "iu":
