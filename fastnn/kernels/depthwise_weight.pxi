@@ -8,7 +8,8 @@
 # their own. Nothing aliases dw.
 
 cdef enum:
-    DEPTH_BLOCK = 65536     # floats of x in a block
+    DEPTH_BLOCK = 65536     # floats of x in a block,
+    DEPTH_STRIP = 16384     # and where they come from memory: a block and what is fetched for the next one fit L2 well
     GATHER_L3 = 1048576     # of x and dy, from where on they come from L3,
     GATHER_MEMORY = 4194304 # and from memory
 
@@ -316,12 +317,12 @@ cdef void depthwise_conv2d_weight(const Instr *ins, const Context *ctx, int tid,
     # Where chunks do not suffice for the threads, channels are shared out as well.
     parts = imin(width, (nthreads + chunks - 1) // chunks)
     slice_of(chunks * parts, 1, tid, nthreads, &first, &last)
-    rows = imax(1, DEPTH_BLOCK // imax(1, ah.stride * aw.x * c))
     together = imax(1, DEPTH_BLOCK // imax(1, ah.x * aw.x * c))
     known = (aw.taps == 3 or aw.taps == 5) and aw.dilation == 1 and aw.stride <= 2 and 2 * c >= VL
     small = is_small(&ah) and is_small(&aw) and ah.stride == aw.stride
     moved = images * (ah.x * aw.x + ah.y * aw.y) * c
     s.whole = FROM_MEMORY if moved > GATHER_MEMORY else FROM_L3 if moved > GATHER_L3 else WHOLE
+    rows = imax(1, (DEPTH_STRIP if s.whole == FROM_MEMORY else DEPTH_BLOCK) // imax(1, ah.stride * aw.x * c))
     s.c = c
     s.x_w = aw.x
     s.x_row = ah.dilation * aw.x * c
