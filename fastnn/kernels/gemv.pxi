@@ -5,15 +5,16 @@
 # element is VL sums, of every VL-th step of k, added at the end by transposing them. Otherwise lanes of a vector would
 # idle, or B be transposed first. A tile of DOT_ROWS of the few with 4 of the many reads 8 vectors for 16 FMAs (6 for 8
 # where registers are 16), as OpenBLAS's small products do; with one alone, 8 of the many are side by side.
-# A row by a row-major B: whole rows of B are added to c, a few at a time (OpenBLAS's gemv does so), one chain of FMAs an
-# element as everywhere. Panels of a few vectors would touch a page for each row, and rows 4 KB apart fall on one set.
+# A row by a row-major B: whole rows of B are added to c, a few at a time (OpenBLAS's gemv does so), one chain of FMAs
+# an element as everywhere. Panels of a few vectors would touch a page for each row, and rows 4 KB apart fall on one set.
 # No bit depends on the number of threads, nor does a dot product depend on what else is computed.
 
 cdef enum:
     DOTS = 8                # rows side by side for a vector: chains enough to hide the latency of the FMA
     SUMMED = 16             # elements of a row or column of c whose sums are added together
-    DOTTED = 12             # rows or columns of C at most that are dot products; two and more only where k is
-    DOTTED_K = 16           # so many times as long. Packing (graph/fuse.py) knows both by graph/ops/linalg.py
+    DOTTED = 12             # rows or columns of C at most that are dot products; 2 to 8 only where k is so many times
+    DOTTED_K = 16           # as long, 9 to 12 from LEAST_K on. Packing (graph/fuse.py) knows it by graph/ops/linalg.py
+    LEAST_K = 96
     FEW_ROWS = 1
     FEW_COLUMNS = 2
     DOT_TILE = 256          # floats of SUMMED rows by DOTTED columns, rounded up to whole vectors
@@ -22,12 +23,16 @@ cdef enum:
     ROW_VECTORS = 8         # vectors of columns below which a tile's registers hold c
 
 
-# Whether C, of m rows, has so few of them, or so few columns, that it is dot products; else 0.
+# Whether so few rows or columns of C are dot products of k steps. Eight fill half a vector as they are.
+cdef inline bint enough(int64_t few, int64_t k) noexcept nogil:
+    return few == 1 or (few <= DOTTED and k >= (DOTTED_K * few if few <= 8 else LEAST_K))
+
+
+# Whether C, of m rows, is dot products by few rows or by few columns, which it is for any number of rows; else 0.
 cdef inline int dotted(const Gemm *g, int64_t m) noexcept nogil:
-    cdef int64_t few = imin(m, g.n)
-    if g.a_k != 1 or g.b_k != 1 or few > DOTTED or (few > 1 and g.k < DOTTED_K * few + (m > few)):
+    if g.a_k != 1 or g.b_k != 1 or not (enough(g.n, g.k - 1) or (m <= g.n and enough(m, g.k))):
         return 0
-    return FEW_ROWS if m == few else FEW_COLUMNS
+    return FEW_ROWS if m <= g.n else FEW_COLUMNS
 
 
 # Dot products of nr rows of x with mr rows of y: vector i·SUMMED/4 + j of u holds those of row i with four rows of x,

@@ -41,8 +41,11 @@ def _strides(x: Tensor, transposed: bool) -> tuple[int, int]:
 
 def dotted(m: int, n: int, k: int) -> bool:
     """Whether A[m,k]·B[k,n] of a B that is stored transposed is dot products, by its few rows or columns: gemv.pxi."""
-    few = min(m, n)
-    return few == 1 or (few <= 12 and k >= 16 * few + (m > few))
+
+    def enough(few: int, k: int) -> bool:
+        return few == 1 or (few <= 12 and k >= (16 * few if few <= 8 else 96))
+
+    return enough(n, k - 1) or (m <= n and enough(m, k))
 
 
 def _matmul_lower(node: Tensor) -> list[Instr]:
