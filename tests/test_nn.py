@@ -87,10 +87,24 @@ def test_own_module_matches_its_formula():
 def test_replaced_and_deleted_attributes_leave_the_registry():
     block = Block(3)
     block.up = nn.Linear(3, 12, bias=False)
-    block.scale = 2.0
+    block.scale = None
     assert sorted(name for name, _ in block.named_parameters()) == ["down.bias", "down.weight", "up.weight"]
     del block.up
     assert sorted(name for name, _ in block.named_parameters()) == ["down.bias", "down.weight"]
+
+
+def test_parameters_and_layers_are_not_replaced_by_what_is_not_trained():
+    """As in PyTorch: an array set in the place of a parameter would no longer be learned nor saved."""
+    block = Block(3)
+    with pytest.raises(TypeError, match=r"Linear.weight is a Parameter.*found ndarray.*set weight.data"):
+        block.up.weight = np.zeros((12, 3))
+    with pytest.raises(TypeError, match=r"Block.scale is a Parameter.*found float"):
+        block.scale = 2.0
+    with pytest.raises(TypeError, match=r"Block.up is a Module.*found function"):
+        block.up = lambda x: x
+    assert block.num_parameters() == Block(3).num_parameters()
+    block.up.weight.data = np.zeros((12, 3))
+    assert not block.up.weight.data.any()
 
 
 def test_unregistered_layers_are_refused():

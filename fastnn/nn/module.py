@@ -52,6 +52,7 @@ class Module:
         if isinstance(held, Buffer) and isinstance(value, (np.ndarray, np.generic, int, float, list)):
             held.data = value
             return
+        self._check_kept(name, value)
         # What forward stores while it is traced is no change of the model.
         if current() is None and name != "metadata" and self.__dict__.get(name, self) is not value:
             self.__dict__["_sets"] += 1
@@ -66,6 +67,18 @@ class Module:
         if isinstance(value, Buffer) and name not in self._buffers:
             self._buffers.append(name)
         self.__dict__[name] = value
+
+    def _check_kept(self, name: str, value: Any) -> None:
+        """TypeError where setting an attribute would silently take a parameter or a layer out of the training."""
+        for registry, kind, hint in (
+            (self._parameters, Parameter, f"; to change its numbers, set {name}.data"),
+            (self._modules, Module, ""),
+        ):
+            if name in registry and not (value is None or isinstance(value, (Parameter, Module))):
+                raise TypeError(
+                    f"{type(self).__name__}.{name} is a {kind.__name__} and takes one, or None, "
+                    f"found {type(value).__name__}{hint}"
+                )
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
