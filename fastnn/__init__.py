@@ -68,12 +68,18 @@ def info() -> dict[str, object]:
 def load(path) -> nn.Module:
     """The model of a safetensors file, rebuilt from the architecture that `Module.save` wrote into its header.
 
-    Raises ValueError if the file has no description (a model of your own classes): build it, then `.load`.
+    Raises ValueError if the file has no description (a model of your own classes): build it, then `.load`; and for
+    a checkpoint of Trainer.save.
     """
     from .io.safetensors import read_header
     from .nn.describe import KEY, build
 
     header = read_header(path)
+    if "fastnn.checkpoint" in header.metadata:
+        raise ValueError(
+            f"{path} holds a training, not a model: go on with it by Trainer.load or fit(resume=...), "
+            "and save its model"
+        )
     description = header.metadata.get(KEY)
     if description is None:
         raise ValueError(f"{path} holds parameters but no architecture; build the model and call its load()")

@@ -11,6 +11,7 @@ from fastnn.benchmark.networks import NETWORKS, Network
 from fastnn.benchmark.numpy_mlp import BETA1, BETA2, EPS, NumpyMLP, targets
 from fastnn.benchmark.peers import PEERS
 from fastnn.benchmark.race import PeerError, Result, disagreement, race
+from fastnn.cli import main
 
 SMALL = [
     Network("classes", (5, 7, 6, 3), "relu", "cross_entropy", "adam", 1e-2, 4, 3),
@@ -165,12 +166,12 @@ def test_a_peer_that_fails_is_reported_with_its_last_words(monkeypatch):
     [
         (["--networks", "lenet"], "unknown 'lenet'"),
         (["--peers", "numpy,caffe"], "unknown 'caffe'"),
-        (["--rounds", "0"], "must be 1 or more"),
+        (["--rounds", "0"], "--rounds: expected a whole number of at least 1, found '0'"),
+        (["--threads", "nan"], "--threads: expected a whole number of at least 1, found 'nan'"),
         (["--threads", "100000"], "CPUs are allowed"),
     ],
 )
 def test_wrong_arguments(arguments, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        benchmark.main(arguments)
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    assert main(["bench", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.startswith("fastnn: error: ") and err.count("\n") == 1

@@ -93,6 +93,14 @@ def test_replaced_and_deleted_attributes_leave_the_registry():
     assert sorted(name for name, _ in block.named_parameters()) == ["down.bias", "down.weight"]
 
 
+def test_loading_names_the_file_and_what_a_state_dict_is(tmp_path):
+    mlp().save(tmp_path / "two_layers.safetensors")
+    with pytest.raises(ValueError, match=r"two_layers\.safetensors: state dict does not fit Linear: missing: weight"):
+        nn.Linear(3, 5).load(tmp_path / "two_layers.safetensors")
+    with pytest.raises(TypeError, match="mapping of names to arrays, found list"):
+        nn.Linear(3, 5).load_state_dict([1])
+
+
 def test_parameters_and_layers_are_not_replaced_by_what_is_not_trained():
     """As in PyTorch: an array set in the place of a parameter would no longer be learned nor saved."""
     block = Block(3)

@@ -23,8 +23,8 @@ DEFAULT_NETWORKS = ["digits", "tanh", "mnist"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the comparison and prints its table. Exit status 0; 1 when a peer failed or its losses disagreed;
-    2 (SystemExit) for a wrong argument."""
+    """Runs the comparison and prints its table. Exit status 0; 1 when a peer failed or its losses disagreed.
+    Raises UsageError for a wrong argument."""
     arguments = _parse(argv)
     names = ALWAYS + [name for name in arguments.peers if name not in ALWAYS]
     absent = [name for name in names if not PEERS[name].installed]
@@ -113,9 +113,9 @@ def _cpu() -> str:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="fastnn bench", description="Times training steps of fastnn and its peers on this machine."
-    )
+    from ..cli import Parser
+
+    parser = Parser(prog="fastnn bench", description="Times training steps of fastnn and its peers on this machine.")
     parser.add_argument(
         "--networks", type=_names(NETWORKS), default=DEFAULT_NETWORKS, metavar="A,B",
         help=f"of {', '.join(NETWORKS)}; {','.join(DEFAULT_NETWORKS)} by default",
@@ -145,7 +145,6 @@ def _names(known: dict):
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, not {value}")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
+    return int(text)

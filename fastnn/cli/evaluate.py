@@ -6,17 +6,15 @@ import argparse
 
 import numpy as np
 
-import fastnn
 from fastnn import data, datasets, metrics
 from fastnn.cli.options import UsageError
-from fastnn.cli.predict import predict_outputs
+from fastnn.cli.predict import load_trained, predict_outputs
 from fastnn.cli.train import SPLIT_SEED, TEST_SIZE
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate as the arguments say. Returns the exit status."""
-    model = fastnn.load(args.model)
-    preprocessing = data.Preprocessing.from_metadata(model.metadata)
+    model, preprocessing = load_trained(args.model)
     names = preprocessing.feature_names
     if args.data is None:
         if args.target is not None:

@@ -24,6 +24,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--int8 is for --to c, not {args.to}")
     if args.data and not args.int8:
         raise UsageError("--data is the calibration data of --int8")
+    if args.name is not None and Path(args.name).name != args.name:
+        raise UsageError(f"--name: expected a name without folders, found {args.name!r}; --output takes the folder")
+    if args.output.exists() and not args.output.is_dir():
+        raise UsageError(f"--output {args.output}: not a folder")
     name = args.name or re.sub(r"_+", "_", re.sub(r"\W", "_", args.model.stem, flags=re.ASCII)).strip("_")
     model = fastnn.load(args.model)
     preprocessing = None

@@ -21,7 +21,7 @@ def user_message(error: Exception) -> str | None:
     if isinstance(error, OSError):
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     elif isinstance(error, MemoryError):
-        text = f"not enough memory {error}"
+        text = f"not enough memory: {error}" if str(error) else "not enough memory"
     elif isinstance(error, (ValueError, ImportError)):
         text = str(error)
     else:
@@ -62,9 +62,11 @@ def _rate(text: str) -> float:
 
 
 def _widths(text: str) -> list[int]:
-    if text == "none":
-        return []
-    return [_integer(1)(width.strip()) for width in text.split(",")]
+    return [] if text == "none" else _shape(text)
+
+
+def _shape(text: str) -> list[int]:
+    return [_integer(1)(size.strip()) for size in text.split(",")]
 
 
 def _rate_or_auto(text: str) -> float | str:
@@ -151,7 +153,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     add("--output", type=Path, default=Path("."), metavar="FOLDER", help="where to write (default: this folder)")
     add(
         "--input-shape",
-        type=_widths,
+        type=_shape,
         metavar="N,N,...",
         help="of one sample (default: the features of a model written by train, else the first layer's)",
     )

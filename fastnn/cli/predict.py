@@ -10,15 +10,16 @@ import numpy as np
 
 import fastnn
 from fastnn import data, datasets, nn
-from fastnn.cli.options import check_output
+from fastnn.cli.options import UsageError, check_output
+
+BATCH = 1024
 
 
 def run(args: argparse.Namespace) -> int:
     """Predict as the arguments say. Returns the exit status."""
     if args.output:
         check_output(args.output, args.data, args.model)
-    model = fastnn.load(args.model)
-    preprocessing = data.Preprocessing.from_metadata(model.metadata)
+    model, preprocessing = load_trained(args.model)
     X = read_features(args.data, preprocessing.feature_names)
     rows = preprocessing.predictions(predict_outputs(model, X, preprocessing))
     # float32 carries no more than nine digits
@@ -37,9 +38,34 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def load_trained(path: Path) -> tuple[nn.Module, data.Preprocessing]:
+    """A model that train wrote, and what must be done to its data. UsageError for another's."""
+    model = fastnn.load(path)
+    try:
+        return model, data.Preprocessing.from_metadata(model.metadata)
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
 def predict_outputs(model: nn.Module, X: np.ndarray, preprocessing: data.Preprocessing) -> np.ndarray:  # noqa: N803
-    """Outputs (n, n_outputs) for X (n, n_features) as a file has it, in batches that bound the memory."""
-    return np.concatenate([model(preprocessing.transform(xb)) for xb in data.batches(X, batch_size=1024)])
+    """Outputs (n, n_outputs) for X (n, n_features) as a file has it, in batches that bound the memory.
+
+    UsageError where one is no finite number: whatever class were made of it would look like any other.
+    """
+    pieces = []
+    for start in range(0, len(X), BATCH):
+        try:
+            pieces.append(model(preprocessing.transform(X[start : start + BATCH])))
+        except ValueError as error:
+            raise UsageError(f"samples from number {start}: {error}") from None
+    outputs = np.concatenate(pieces)
+    wrong = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
+    if len(wrong):
+        raise UsageError(
+            f"the model's output for sample {wrong[0]} is {outputs[wrong[0]]}, expected finite numbers: "
+            "its parameters are damaged, or the sample is far from what it was trained on"
+        )
+    return outputs
 
 
 def read_features(path: Path | None, names: list[str]) -> np.ndarray:

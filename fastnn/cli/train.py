@@ -148,27 +148,30 @@ def prepare(
     else:
         X_test, y_test = source.held_out.X, source.held_out.y
     X, X_validation, y, y_validation = data.train_test_split(X, y, VALIDATION_SIZE, SPLIT_SEED)
+    pairs = ((X, y), (X_validation, y_validation), (X_test, y_test))
     if as_images:
         normalize = data.transforms.Normalize.fit(X.reshape(-1, *source.shape))
         features = data.Standardizer(np.array(normalize.mean), np.array(normalize.std))
         preprocessing = data.Preprocessing(
             source.task, source.feature_names, source.classes, features, shape=source.shape
         )
-        pairs = ((X, y), (X_validation, y_validation), (X_test, y_test))
         return *(Part(pixels.reshape(-1, *source.shape), labels) for pixels, labels in pairs), preprocessing
-    preprocessing = data.Preprocessing(
-        source.task,
-        source.feature_names,
-        source.classes,
-        data.Standardizer.fit(X),
-        None if source.classes else data.Standardizer.fit(y),
-    )
+    try:
+        preprocessing = data.Preprocessing(
+            source.task,
+            source.feature_names,
+            source.classes,
+            data.Standardizer.fit(X),
+            None if source.classes else data.Standardizer.fit(y),
+        )
+        return *(_part(*pair, preprocessing) for pair in pairs), preprocessing
+    except ValueError as error:
+        raise data.DataError(f"{source.source}: {error}") from None
 
-    def part(X: np.ndarray, y: np.ndarray) -> Part:
-        target = preprocessing.target
-        return Part(preprocessing.features.transform(X), y if target is None else target.transform(y))
 
-    return part(X, y), part(X_validation, y_validation), part(X_test, y_test), preprocessing
+def _part(X: np.ndarray, y: np.ndarray, preprocessing: data.Preprocessing) -> Part:  # noqa: N803
+    target = preprocessing.target
+    return Part(preprocessing.features.transform(X), y if target is None else target.transform(y))
 
 
 def build_model(args: argparse.Namespace, shape: tuple[int, ...], n_outputs: int) -> nn.Module:

@@ -32,28 +32,43 @@ class Standardizer:
 
     @classmethod
     def fit(cls, X: Any) -> Standardizer:
-        """Statistics of X (n, n_features), by two passes. ValueError unless X is 2-D and not empty."""
+        """Statistics of X (n, n_features), by two passes. ValueError unless X is 2-D, not empty, and of numbers whose
+        squares float64 holds."""
         X = np.asarray(X)
         if X.ndim != 2 or len(X) == 0:
             raise ValueError(f"X must have shape (n_samples, n_features), n_samples > 0, found {X.shape}")
         mean = X.mean(axis=0, dtype=np.float64)
         squares = np.zeros_like(mean)
-        for start in range(0, len(X), CHUNK_ROWS):
-            squares += np.square(X[start : start + CHUNK_ROWS] - mean).sum(axis=0)
+        with np.errstate(over="ignore"):
+            for start in range(0, len(X), CHUNK_ROWS):
+                squares += np.square(X[start : start + CHUNK_ROWS] - mean).sum(axis=0)
+        if np.isinf(squares).any() and np.isfinite(mean).all():
+            column = int(np.argmax(np.isinf(squares)))
+            largest = np.abs(X[:, column]).max()
+            raise ValueError(f"X: feature {column} reaches {largest:g}, which is too large to be standardised")
         scale = np.sqrt(squares / len(X))
         # By min and max, not by scale == 0: the mean of equal floats may be off by one rounding.
         scale[(X.min(axis=0) == X.max(axis=0)) | (scale == 0)] = 1.0
         return cls(mean, scale)
 
     def transform(self, X: Any) -> np.ndarray:
-        """X (n, n_features), any numeric dtype → standardised float32 of the same shape."""
+        """X (n, n_features), any numeric dtype → standardised float32 of the same shape. ValueError where a number
+        is so far from the mean that float32 cannot hold it."""
         X = np.asarray(X)
         if X.ndim != 2 or X.shape[1] != len(self.mean):
             raise ValueError(f"X must have shape (n_samples, {len(self.mean)}), found {X.shape}")
         out = np.empty(X.shape, np.float32)
         for start in range(0, len(X), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            out[rows] = (X[rows] - self.mean) / self.scale
+            with np.errstate(over="ignore"):
+                out[rows] = (X[rows] - self.mean) / self.scale
+            lost = np.isinf(out[rows]) & np.isfinite(X[rows])
+            if lost.any():
+                row, column = np.argwhere(lost)[0]
+                raise ValueError(
+                    f"X: sample {start + row}, feature {column}: {X[start + row, column]:g} does not fit into float32 "
+                    f"when standardised with mean {self.mean[column]:g} and scale {self.scale[column]:g}"
+                )
         return out
 
     def inverse(self, Z: Any) -> np.ndarray:

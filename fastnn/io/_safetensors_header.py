@@ -79,7 +79,8 @@ def read_header(file: BinaryIO, size: int | None = None) -> Header:
     length = int.from_bytes(file.read(8), "little")
     if length > MAX_HEADER_BYTES:
         raise SafetensorsError("header too large",
-                               f"the header claims {length} bytes, the format allows {MAX_HEADER_BYTES}")
+                               f"the header claims {length} bytes, the format allows {MAX_HEADER_BYTES}: "
+                               "no safetensors file, or a damaged one")
     if length > available:
         raise SafetensorsError("truncated",
                                f"the header claims {length} bytes, the file has {available} left for it")

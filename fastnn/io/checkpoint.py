@@ -147,6 +147,12 @@ def restore(trainer: Trainer, saved: Saved, resume: bool = False) -> None:
     if optimizer.get("name") != own:
         raise ValueError(f"{saved.path} was trained with {optimizer.get('name')}, this trainer has {own}")
     state = (resume and _part(saved.tensors, "last.")) or _part(saved.tensors, "model.")
+    for name, p in named:
+        if name not in state or state[name].shape != p.shape:
+            found = f"shape {state[name].shape}" if name in state else "none"
+            raise ValueError(
+                f"{saved.path} was trained with another model: {name} of this one has shape {p.shape}, found {found}"
+            )
     slots = {slot: _part(saved.tensors, f"optimizer.{slot}.") for slot in memory.slots}
     for slot, arrays in slots.items():
         for name, p in named:

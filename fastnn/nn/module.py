@@ -270,6 +270,8 @@ class Module:
         strict: names must match exactly. Raises ValueError that lists missing and unexpected names and
         shapes that differ.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"a state dict is a mapping of names to arrays, found {type(state).__name__}")
         buffers = dict(self.named_buffers())
         own = {**dict(self.named_parameters()), **buffers}
         state = self._by_own_names(state)
@@ -341,10 +343,14 @@ class Module:
         save_file(self.state_dict(), path, metadata=meta)
 
     def load(self, path, strict: bool = True) -> None:
-        """Read the parameters from a safetensors file. Raises ValueError where they do not fit."""
+        """Read the parameters from a safetensors file. Raises ValueError that names the file where they do not fit."""
         from ..io.safetensors import load_file, read_header
 
-        self.load_state_dict(load_file(path), strict)
+        state = load_file(path)
+        try:
+            self.load_state_dict(state, strict)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         # The description is this model's, not the file's: the next save writes it anew.
         self.metadata = {k: v for k, v in read_header(path).metadata.items() if k != describe.KEY}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
@@ -85,9 +86,24 @@ def _journal(path: Path):
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
     _check_folder(path)
+    _check_journal(path)
     # A process that was killed while it wrote leaves its lock behind; a write takes milliseconds.
     lock = JournalFileSymlinkLock(os.fspath(path), grace_period=5)
     return JournalStorage(JournalFileBackend(os.fspath(path), lock_obj=lock))
+
+
+def _check_journal(path: Path) -> None:
+    """ValueError for a file that holds something else: Optuna would append to it before it fails to read it."""
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        line = file.readline(1 << 20)
+    try:
+        known = not line or "op_code" in json.loads(line)
+    except (ValueError, TypeError):
+        known = False
+    if not known:
+        raise ValueError(f"storage {path}: expected the journal of an earlier search, found another file")
 
 
 def _database(url: str):
