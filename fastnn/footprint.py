@@ -199,9 +199,11 @@ def table(results: dict[str, Footprint]) -> str:
 
 
 NOTE = """\
-Measured now, beyond a process that imports NumPy and loads the digits; one thread, medians of fresh processes.
-on disk: the library and what it cannot be imported without, NumPy apart. import: CPU time, bytecode cached.
-memory: resident after the import. training: peak resident in two epochs of 64-128-64-10 on the digits with Adam."""
+Measured now, beyond a process that imports NumPy and loads the digits; one
+thread, medians of fresh processes. on disk: the library and what it cannot be
+imported without, NumPy apart. import: CPU time, bytecode cached. memory:
+resident after the import. training: peak resident in two epochs of
+64-128-64-10 on the digits with Adam."""
 
 
 def main(argv: list[str]) -> int:

@@ -192,7 +192,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_the_bar_shows_iterations_loss_rate_and_time():
+def test_the_bar_shows_iterations_loss_rate_and_time(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     pytest.importorskip("tqdm")
     screen = Terminal()
     bar = callbacks.ProgressBar(file=screen)
@@ -205,6 +206,19 @@ def test_the_bar_shows_iterations_loss_rate_and_time():
     lines = io.StringIO()
     fit(callbacks.ProgressBar(file=lines), epochs=3)
     assert len(lines.getvalue().splitlines()) == 3 and "\r" not in lines.getvalue()
+
+
+def test_lines_fit_the_terminal(monkeypatch):
+    """What hardly changes from line to line goes first; a file has it all."""
+    shown = {}
+    for columns, file in (("100", Terminal()), ("80", Terminal()), ("80", io.StringIO())):
+        monkeypatch.setenv("COLUMNS", columns)
+        fit(callbacks.ProgressBar(bar=False, file=file), epochs=2)
+        shown[columns, type(file)] = file.getvalue().splitlines()
+    wide, narrow, written = shown.values()
+    assert all("iterations" in line and "samples/s" in line for line in written)
+    assert all(len(line) <= 100 and "samples/s" in line for line in wide)
+    assert all(len(line) <= 80 and "val_accuracy" in line and "samples/s" not in line for line in narrow)
 
 
 def test_the_bar_moves_within_an_epoch(monkeypatch):

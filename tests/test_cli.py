@@ -299,6 +299,18 @@ def test_help_shows_an_example(capsys, command):
     assert f"fastnn {command}" in capsys.readouterr().out
 
 
+COMMANDS = ["train", "predict", "evaluate", "find-lr", "tune", "train-text", "generate", "export", "info", "bench",
+            "footprint"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_80_columns(capsys, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 def test_info_and_command_names(capsys):
     assert main(["info"]) == 0
     assert f"version: {fastnn.info()['version']}" in capsys.readouterr().out

@@ -17,84 +17,96 @@ from fastnn.cli import options
 
 TRAIN_EXAMPLE = """\
 examples:
-  fastnn train                                    the bundled digits, in a few seconds
+  fastnn train                              the bundled digits, in a few seconds
   fastnn train --data wine.csv --target quality --task regression --epochs 100
-  fastnn train --lr auto --schedule one_cycle --early-stopping 5 --resume run.safetensors --plot out.png
-  fastnn train --data mnist/ --hidden 512,256 --batch-size 128 --output mnist.safetensors
-  fastnn train --data mnist/ --model lenet        a convolutional network: the samples stay images
+  fastnn train --lr auto --schedule one_cycle --early-stopping 5
+  fastnn train --resume run.safetensors --plot out.png
+  fastnn train --data mnist/ --hidden 512,256 --output mnist.safetensors
+  fastnn train --data mnist/ --model lenet  convolutions: samples stay images
 
-data: a CSV file with a header, an .npz file with arrays X and y, or a folder of MNIST-style
-idx(.gz) files or of CIFAR's .bin files. A fifth of the samples is held out for the final test, always
-the same ones (for networks for images the last of a folder), unless the folder has test files of its
-own; a tenth of the rest validates each epoch.
+data: a CSV file with a header, an .npz file with arrays X and y, or a folder
+of MNIST-style idx(.gz) files or of CIFAR's .bin files. A fifth of the samples
+is held out for the final test, always the same ones (for networks for images
+the last of a folder), unless the folder has test files of its own; a tenth of
+the rest validates each epoch.
 """
 
 PREDICT_EXAMPLE = """\
 examples:
-  fastnn predict digits.safetensors               the bundled digits
+  fastnn predict digits.safetensors         the bundled digits
   fastnn predict wine.safetensors --data new.csv --output predictions.csv
 
-The columns of a CSV file are matched by name: any order, others ignored, the target not needed.
-Columns of .npz and idx files are matched by position; of a folder with t10k files, those are used.
+The columns of a CSV file are matched by name: any order, others ignored, the
+target not needed. Columns of .npz and idx files are matched by position; of a
+folder with t10k files, those are used.
 """
 
 TUNE_EXAMPLE = """\
 examples:
-  fastnn tune                                     the bundled digits, in less than a minute
-  fastnn tune --data wine.csv --target quality --method halving --trials 300 --seconds 600
-  fastnn tune --storage search.journal            goes on where it was killed; several machines may share the file
+  fastnn tune                               the bundled digits, within a minute
+  fastnn tune --data wine.csv --target quality --method halving --trials 300
+  fastnn tune --storage search.journal      goes on where it was killed; several
+                                            machines may share the file
 
-Tries networks (layers, activation, dropout, optimizer, learning rate, batch size, epochs) by cross-validation, the
-default network of `train` first, and saves the best one, trained on all but the test samples.
+Tries networks (layers, activation, dropout, optimizer, learning rate, batch
+size, epochs) by cross-validation, the default network of `train` first, and
+saves the best one, trained on all but the test samples.
 Needs the extra `tune`: pip install 'fastnn[tune]'.
 """
 
 EXPORT_EXAMPLE = """\
 examples:
-  fastnn export digits.safetensors --to c         digits.h and digits.c in this folder
-  fastnn export digits.safetensors --to c --int8 --name digits_net --output firmware/
-  fastnn export digits.safetensors --to onnx      digits.onnx, for any batch size
+  fastnn export digits.safetensors --to c   digits.h and digits.c in this folder
+  fastnn export digits.safetensors --to c --int8 --name net --output firmware/
+  fastnn export digits.safetensors --to onnx    digits.onnx, for any batch size
 
-Standardisation that train did becomes part of the first and the last layer: the exported network takes
-the features as they are in the data file. --int8 takes the ranges of the activations from --data.
+Standardisation that train did becomes part of the first and the last layer:
+the exported network takes the features as they are in the data file. --int8
+takes the ranges of the activations from --data.
 """
 
 EVALUATE_EXAMPLE = """\
 examples:
-  fastnn evaluate digits.safetensors              the digits that train held out
+  fastnn evaluate digits.safetensors        the digits that train held out
   fastnn evaluate wine.safetensors --data new.csv --target quality
 
-Prints accuracy, a report for each class and the confusion matrix; for regression R2, RMSE and MAE. All samples of
-the file count, also those that the model was trained on; of a folder with t10k files, those do.
+Prints accuracy, a report for each class and the confusion matrix; for
+regression R2, RMSE and MAE. All samples of the file count, also those that the
+model was trained on; of a folder with t10k files, those do.
 """
 
 FIND_LR_EXAMPLE = """\
 examples:
-  fastnn find-lr --plot lr.png                    one run whose rate grows until the loss diverges
-  fastnn find-lr --rates 0.001,0.01,0.1           a short run for each rate: too low, good, too high
+  fastnn find-lr --plot lr.png              one run whose rate grows until the
+                                            loss diverges
+  fastnn find-lr --rates 0.001,0.01,0.1     a short run for each rate: too low,
+                                            good, too high
 """
 
 INFO_EXAMPLE = """\
 examples:
-  fastnn info                                     version, instruction set, threads
-  fastnn info digits.safetensors                  what is in the file
+  fastnn info                               version, instruction set, threads
+  fastnn info digits.safetensors            what is in the file
 """
 
 TRAIN_TEXT_EXAMPLE = """\
 examples:
-  fastnn train-text shakespeare.txt               4 layers, 2,000 iterations: a few minutes at most
-  fastnn train-text book.txt --layers 6 --heads 6 --width 384 --context 256 --dropout 0.2 --iterations 5000
+  fastnn train-text shakespeare.txt         2,000 iterations: some minutes
+  fastnn train-text book.txt --layers 6 --heads 6 --width 384 --context 256
   fastnn generate shakespeare.safetensors --prompt "ROMEO:"
 
-Learns to predict the next byte of any text file, and shows a sample every so often.
+Learns to predict the next byte of any text file, and shows a sample every so
+often.
 """
 
 GENERATE_EXAMPLE = """\
 examples:
-  fastnn generate shakespeare.safetensors --prompt "ROMEO:" --tokens 300 --temperature 0.8 --top-k 40 --seed 0
+  fastnn generate shakespeare.safetensors --prompt "ROMEO:" --tokens 300
+  fastnn generate shakespeare.safetensors --temperature 0.5 --top-k 5 --seed 1
 
-Prints the prompt and what the model adds, as it is made. The prompt's characters must occur in the text that it learnt,
-and be no more than its context.
+Prints the prompt and what the model adds, as it is made. The prompt's
+characters must occur in the text that it learnt, and be no more than its
+context.
 """
 
 

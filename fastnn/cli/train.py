@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -212,11 +213,10 @@ def _describe(
     if not source.classes:
         print("targets are standardised for training: a loss of 1 is that of always predicting the mean")
     print(model.summary(shape if len(shape) == 1 else (1, *shape)))
-    print(f"planned memory: {_bytes(memory['total'])} ({parts})")
-    print(
-        f"iterations: {len(train)} samples in batches of {args.batch_size} = {iterations} per epoch{last}, "
-        f"{iterations * args.epochs} in {args.epochs} epoch(s)"
-    )
+    planned = f"planned memory: {_bytes(memory['total'])} ({parts})"
+    print(textwrap.fill(planned, 80, subsequent_indent="  "))
+    print(f"iterations: {len(train)} samples in batches of {args.batch_size} = {iterations} per epoch{last},")
+    print(f"  {iterations * args.epochs} in {args.epochs} epoch(s)")
     if trainer.transforms:
         print(f"transforms: {', '.join(map(images.shown, trainer.transforms))}")
     rate = args.lr if args.lr == "auto" else f"{args.lr:g}"

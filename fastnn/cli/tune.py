@@ -22,7 +22,9 @@ DEFAULT = {
 def run(args: argparse.Namespace) -> int:
     """Search, show, refit the best and save it. Returns the exit status."""
     from fastnn import tune
+    from fastnn.tune.study import import_optuna
 
+    import_optuna()                     # whose absence is told before anything is read
     output = args.output or Path(f"{args.data.resolve().stem if args.data else 'digits'}-tuned.safetensors")
     check_output(output, args.data)
     if args.plot is not None:

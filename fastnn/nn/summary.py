@@ -61,7 +61,7 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> str:
     work = memory["total"] - memory.get("parameters", 0)
     return "\n".join([
         lines[0], rule, *lines[1:-1], rule, lines[-1],
-        f"memory for inference: parameters {parameters:,} bytes, activations and constants {work:,} bytes",
+        f"memory for inference: parameters {parameters:,} bytes, the rest {work:,} bytes",
     ])
 
 

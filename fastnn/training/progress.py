@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import Any
 
@@ -60,7 +61,9 @@ class ProgressBar(Callback):
         self.close()
         at = self.trainer._loop.at
         iterations = self.trainer._loop.iterations(epoch)
-        print(_epoch_line(epoch + 1, at.epochs, iterations, logs), file=self.file or sys.stdout, flush=True)
+        out = self.file or sys.stdout
+        width = shutil.get_terminal_size().columns if out is not None and out.isatty() else None
+        print(_epoch_line(epoch + 1, at.epochs, iterations, logs, width), file=out, flush=True)
 
     def close(self):
         """Take the bar away."""
@@ -69,8 +72,15 @@ class ProgressBar(Callback):
             self._bar = None
 
 
-def _epoch_line(epoch: int, epochs: int, iterations: int, values: dict[str, float]) -> str:
+def _epoch_line(
+    epoch: int, epochs: int, iterations: int, values: dict[str, float], width: int | None = None
+) -> str:
+    """width: of the terminal; what is nearly the same in every line is left out of one that would be longer."""
     of = f"{epoch:>{len(str(epochs))}}/{epochs}" if epochs else str(epoch)
     shown = [f"{k} {v:.4f}" for k, v in values.items() if k not in HIDDEN]
     speed = f"{values['samples_per_second']:,.0f} samples/s"
-    return f"epoch {of}  {iterations} iterations  {'  '.join(shown)}  {speed}"
+    parts = [f"epoch {of}", f"{iterations} iterations", *shown, speed]
+    for constant in (f"{iterations} iterations", speed):
+        if width is not None and len("  ".join(parts)) > width:
+            parts.remove(constant)
+    return "  ".join(parts)
