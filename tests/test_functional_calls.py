@@ -284,3 +284,44 @@ def test_results_that_nobody_reads_need_no_memory(isa):
             for which in ((0,), (1,), (2,), (0, 2), (1, 2)):
                 for k, got in zip(which, results(logits, y, *which), strict=True):
                     assert np.array_equal(got, every[k])
+
+
+# -- axes, as PyTorch's methods move them -----------------------------------------------------------------------
+
+
+MOVES = {
+    "two axes are swapped": (lambda x: x.transpose(1, -1), lambda x: np.swapaxes(x, 1, 2)),
+    "not left as they are": (lambda x: x[0].transpose(-2, -1), lambda x: x[0].T),
+    "a tuple permutes": (lambda x: x.transpose((2, 0, 1)), lambda x: x.transpose(2, 0, 1)),
+    "three numbers permute": (lambda x: x.transpose(2, 0, 1), lambda x: x.transpose(2, 0, 1)),
+    "none reverses": (lambda x: x.transpose(), lambda x: x.T),
+    "permute": (lambda x: x.permute(2, 0, 1), lambda x: x.transpose(2, 0, 1)),
+    "permute of a tuple": (lambda x: x.permute((0, 2, 1)), lambda x: x.transpose(0, 2, 1)),
+    "flatten": (lambda x: x.flatten(1), lambda x: x.reshape(2, 12)),
+    "unsqueeze": (lambda x: x.unsqueeze(1), lambda x: x[:, None]),
+    "unsqueeze behind": (lambda x: x.unsqueeze(-1), lambda x: x[..., None]),
+    "squeeze": (lambda x: x[:, None].squeeze(1), lambda x: x),
+    "squeeze of another extent": (lambda x: x.squeeze(1), lambda x: x),
+    "squeeze all": (lambda x: x[:1, :, None].squeeze(), lambda x: x[0]),
+}
+
+
+@pytest.mark.parametrize("moved, expected", MOVES.values(), ids=MOVES)
+def test_methods_that_move_axes(moved, expected):
+    class Moved(nn.Module):
+        def forward(self, x):
+            return moved(x)
+
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    y = Moved()(x)
+    assert y.shape == expected(x).shape and np.array_equal(y, expected(x))
+
+
+def test_functions_that_move_axes():
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    assert np.array_equal(F.transpose(x, 0, 1), x.T) and np.array_equal(F.permute(x, (1, 0)), x.T)
+    assert F.unsqueeze(x, 2).shape == (2, 3, 1) and F.squeeze(F.unsqueeze(x, 0)).shape == (2, 3)
+    with pytest.raises(TypeError, match="two axes to swap"):
+        F.transpose(x, 1)
+    with pytest.raises(ValueError, match="axis 3 is out of range"):
+        F.unsqueeze(x, 3)

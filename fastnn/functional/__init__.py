@@ -72,8 +72,10 @@ from .shape import (
     getitem,
     permute,
     reshape,
+    squeeze,
     stack,
     transpose,
+    unsqueeze,
 )
 from .unary import (
     abs,
@@ -175,11 +177,13 @@ __all__ = [
     "softplus",
     "sqrt",
     "square",
+    "squeeze",
     "stack",
     "sub",
     "sum",
     "tanh",
     "transpose",
+    "unsqueeze",
     "where",
     "zero_pad2d",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,12 +50,47 @@ def _apply_transpose(x: Tensor, axes) -> Tensor:
     return ops.apply("transpose", x, axes=axes)
 
 
-def transpose(x, axes: Sequence[int] | None = None):
-    """Permute the axes; None reverses them."""
+def _apply_swap(x: Tensor, dim0: int, dim1: int) -> Tensor:
+    axes = list(range(x.ndim))
+    i, j = check_axis(dim0, x.ndim), check_axis(dim1, x.ndim)
+    axes[i], axes[j] = j, i
+    return ops.apply("transpose", x, axes=tuple(axes))
+
+
+def transpose(x, axes: Sequence[int] | int | None = None, dim1: int | None = None):
+    """Two axes, transpose(x, dim0, dim1), are swapped, as in PyTorch; a sequence permutes all axes and None reverses
+    them, as in NumPy."""
+    if dim1 is not None:
+        return call(_apply_swap, (x,), dim0=operator.index(axes), dim1=operator.index(dim1))
+    if isinstance(axes, (int, np.integer)):
+        raise TypeError(f"transpose takes two axes to swap, or a sequence of all of them, found {axes}")
     return call(_apply_transpose, (x,), axes=None if axes is None else tuple(axes))
 
 
-permute = transpose
+def permute(x, dims: Sequence[int]):
+    """The axes in another order: axis i of the result is axis dims[i] of x."""
+    return call(_apply_transpose, (x,), axes=tuple(dims))
+
+
+def _apply_unsqueeze(x: Tensor, dim: int) -> Tensor:
+    dim = check_axis(dim, x.ndim + 1)
+    return ops.apply("reshape", x, shape=(*x.shape[:dim], 1, *x.shape[dim:]))
+
+
+def unsqueeze(x, dim: int):
+    """A new axis of extent 1 at dim, which may be x.ndim or negative."""
+    return call(_apply_unsqueeze, (x,), dim=operator.index(dim))
+
+
+def _apply_squeeze(x: Tensor, dim: int | None) -> Tensor:
+    dim = dim if dim is None else check_axis(dim, x.ndim)
+    kept = tuple(n for i, n in enumerate(x.shape) if n != 1 or dim not in (None, i))
+    return ops.apply("reshape", x, shape=kept)
+
+
+def squeeze(x, dim: int | None = None):
+    """Without axis dim if its extent is 1; None: without all axes of extent 1, as in PyTorch also that of the batch."""
+    return call(_apply_squeeze, (x,), dim=dim if dim is None else operator.index(dim))
 
 
 def _apply_expand(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -64,11 +64,20 @@ class Operators:
     def __getitem__(self, index): return self._f("getitem", self, index)
 
     def reshape(self, *shape): return self._f("reshape", self, shape[0] if _one_tuple(shape) else shape)
-    def transpose(self, *axes): return self._f("transpose", self, (axes[0] if _one_tuple(axes) else axes) or None)
+    def permute(self, *dims): return self._f("permute", self, dims[0] if _one_tuple(dims) else dims)
+    def flatten(self, start_dim=0, end_dim=-1): return self._f("flatten", self, start_dim, end_dim)
+    def unsqueeze(self, dim): return self._f("unsqueeze", self, dim)
+    def squeeze(self, dim=None): return self._f("squeeze", self, dim)
     def sum(self, axis=None, keepdims=False): return self._f("sum", self, axis, keepdims)
     def mean(self, axis=None, keepdims=False): return self._f("mean", self, axis, keepdims)
     def max(self, axis=None, keepdims=False): return self._f("max", self, axis, keepdims)
     def min(self, axis=None, keepdims=False): return self._f("min", self, axis, keepdims)
+
+    def transpose(self, *axes):
+        """Two axes are swapped, as in PyTorch: transpose(-2, -1); more, or a tuple, permute all, none reverses them."""
+        if len(axes) == 2:
+            return self._f("transpose", self, *axes)
+        return self._f("transpose", self, (axes[0] if _one_tuple(axes) else axes) or None)
 
     @property
     def T(self):  # noqa: N802
