@@ -157,7 +157,8 @@ class Trace:
 
     def __init__(self, training: bool):
         self.training = training
-        self.path: list[str] = []          # names of the modules that are being called, outermost first
+        self.path: list[str] = []          # dotted names of the modules that are being called, outermost first
+        self.names: dict[int, str] = {}    # of the modules of the outermost one, by id
         self.kinds: list[str] = []         # and their class names
         self.parameters: dict[int, Tensor] = {}
         self.updates: list[tuple[Tensor, Callable]] = []    # (result, its place → what updates buffers with it)
@@ -167,7 +168,21 @@ class Trace:
     @property
     def layer(self) -> str:
         """Dotted name of the module that is being traced."""
-        return ".".join(name for name in self.path if name)
+        return self.path[-1] if self.path else ""
+
+    def enter(self, module) -> None:
+        """A module is being called, until leave(). One that is not registered has the name of its caller."""
+        if not self.path:
+            self.names = {}
+            for name, one in module.named_modules():
+                self.names.setdefault(id(one), name)
+        self.path.append(self.names.get(id(module), self.layer))
+        self.kinds.append(type(module).__name__)
+
+    def leave(self) -> None:
+        """The module entered last has returned."""
+        self.path.pop()
+        self.kinds.pop()
 
     def where(self) -> str:
         """Prefix of error messages, such as "layer '0' (Linear): "."""

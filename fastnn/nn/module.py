@@ -35,7 +35,7 @@ class Module:
     def __new__(cls, *args, **kwargs):
         self = super().__new__(cls)
         # The constructor's arguments are the architecture that save() writes.
-        self.__dict__.update(_init=(args, kwargs), _parameters={}, _modules={}, _compiled=OrderedDict(), _name="")
+        self.__dict__.update(_init=(args, kwargs), _parameters={}, _modules={}, _compiled=OrderedDict())
         self.__dict__.update(_buffers=[], _arena=None, _arena_edits=-1, _tree=None, _sets=0, _fast=None, metadata={})
         self.__dict__["training"] = True
         return self
@@ -62,8 +62,6 @@ class Module:
                 registry[name] = value              # one that is replaced keeps its place in the order
             else:
                 registry.pop(name, None)
-        if isinstance(value, Module):
-            value.__dict__["_name"] = name
         if isinstance(value, Buffer) and name not in self._buffers:
             self._buffers.append(name)
         self.__dict__[name] = value
@@ -113,8 +111,7 @@ class Module:
                 if result is not None:
                     return result
             return self._infer(*inputs, **options)
-        trace.path.append(self._name)
-        trace.kinds.append(type(self).__name__)
+        trace.enter(self)
         try:
             inputs = [constant(x) if isinstance(x, np.ndarray) else x for x in inputs]
             options = {name: constant(x) if isinstance(x, np.ndarray) else x for name, x in options.items()}
@@ -125,8 +122,7 @@ class Module:
                 raise
             raise ValueError(f"{where}{error}") from error
         finally:
-            trace.path.pop()
-            trace.kinds.pop()
+            trace.leave()
 
     def _infer(self, *inputs, **options):
         from ..graph.compile import Compiled, spec_of

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..graph.tensor import FLOAT, INT, source, tracing
+import numpy as np
+
+from ..graph.tensor import FLOAT, INT, Tensor, source, tracing
 
 if TYPE_CHECKING:
     from .module import Module
@@ -13,22 +16,26 @@ if TYPE_CHECKING:
 def summary(model: Module, input_shape: tuple[int, ...]) -> str:
     """Layers, output shapes, parameter counts and FLOPs; below, the memory. input_shape includes the batch.
 
-    FLOPs are of one forward pass in inference: two for each multiplication and addition of a product, one for each
-    element of all other results. A training iteration needs about three times as many.
+    Of an output of several tensors the shape is that of the first; rows that have parameters of their own and layers
+    below count their own alone. FLOPs are of one forward pass in inference: two for each multiplication and addition
+    of a product, one for each element of all other results. A training iteration needs about three times as many.
+    Raises ValueError for what is no shape.
     """
     from ..graph.compile import Compiled
     from ..graph.graph import Graph
     from ..graph.tensor import Out
 
     shapes: dict[str, tuple[int, ...]] = {}
-    leaves = [(name, module) for name, module in model.named_modules() if not module._modules]
+    if not isinstance(input_shape, (tuple, list)) or not all(isinstance(n, (int, np.integer)) for n in input_shape):
+        raise ValueError(f"input_shape must be sizes, the batch's first, such as (32, 3); found {input_shape!r}")
+    leaves = [(name, module) for name, module in model.named_modules() if not module._modules or module._parameters]
 
     def record(name: str, module: Module):
         forward = module.forward
 
-        def wrapped(*inputs):
-            y = forward(*inputs)
-            shapes[name] = getattr(y, "shape", ())
+        def wrapped(*inputs, **options):
+            y = forward(*inputs, **options)
+            shapes[name] = _shape(y)
             return y
 
         return wrapped
@@ -43,15 +50,15 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> str:
             del module.__dict__["forward"]
 
     flops: dict[str, float] = {}
-    for node in Graph([output]).nodes:
+    for node in Graph(list(_tensors(output))).nodes:
         flops[node.layer] = flops.get(node.layer, 0.0) + _flops(node)
     rows = [("layer", "output shape", "parameters", "FLOPs")]
     for name, module in leaves:
         count = sum(p.size for p in module._parameters.values())
         text = f"{name or 'model'} {type(module).__name__}({module.extra_repr()})"
-        rows.append((text, str(tuple(shapes.get(name, ()))), f"{count:,}", f"{flops.get(name, 0):,.0f}"))
+        rows.append((text, str(shapes.get(name, ())), f"{count:,}", f"{flops.get(name, 0):,.0f}"))
     total = sum(flops.values())
-    rows.append(("total", str(tuple(output.shape)), f"{model.num_parameters():,}", f"{total:,.0f}"))
+    rows.append(("total", str(_shape(output)), f"{model.num_parameters():,}", f"{total:,.0f}"))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
     rule = "-" * len(lines[0])
@@ -63,6 +70,20 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> str:
         lines[0], rule, *lines[1:-1], rule, lines[-1],
         f"memory for inference: parameters {parameters:,} bytes, the rest {work:,} bytes",
     ])
+
+
+def _tensors(output) -> Iterator[Tensor]:
+    """The tensors of what a module returns: one, or tuples of them in each other, as of LSTMs."""
+    if isinstance(output, (tuple, list)):
+        for one in output:
+            yield from _tensors(one)
+    elif isinstance(output, Tensor):
+        yield output
+
+
+def _shape(output) -> tuple[int, ...]:
+    first = next(_tensors(output), None)
+    return () if first is None else tuple(first.shape)
 
 
 def _flops(node) -> float:
