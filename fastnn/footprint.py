@@ -209,17 +209,20 @@ resident after the import. training: peak resident in two epochs of
 def main(argv: list[str]) -> int:
     """`fastnn footprint [LIBRARY …]`: print the table for the libraries named, or for all that are installed."""
     from .cli import Parser
+    from .cli.options import integer
 
-    parser = Parser(prog="fastnn footprint", description="Size, import time and memory, beyond NumPy's.")
+    parser = Parser(
+        prog="fastnn footprint", description="Size, import time and memory, beyond NumPy's.",
+        epilog="example: fastnn footprint fastnn torch",
+    )  # fmt: skip
     parser.add_argument("library", nargs="*", help=f"of {', '.join(PACKAGES)}; default: all that are installed")
-    parser.add_argument("--rounds", type=int, default=5, help="fresh processes for each number (default 5)")
+    help_text = "fresh processes for each number (default 5)"
+    parser.add_argument("--rounds", type=integer(1), default=5, metavar="N", help=help_text)
     args = parser.parse_args(argv)
     here = installed()
     for name in args.library:
         if name not in here:
             raise ValueError(f"{name!r} is not installed or not known; here: {', '.join(here)}")
-    if args.rounds < 1:
-        raise ValueError(f"--rounds: expected at least 1, found {args.rounds}")
     print(table(measure(args.library or here, args.rounds)))
     print(NOTE)
     return 0

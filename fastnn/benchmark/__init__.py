@@ -114,8 +114,12 @@ def _cpu() -> str:
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     from ..cli import Parser
+    from ..cli.options import integer
 
-    parser = Parser(prog="fastnn bench", description="Times training steps of fastnn and its peers on this machine.")
+    parser = Parser(
+        prog="fastnn bench", description="Times training steps of fastnn and its peers on this machine.",
+        epilog="example: fastnn bench --networks digits,linear --peers numpy,torch",
+    )  # fmt: skip
     parser.add_argument(
         "--networks", type=_names(NETWORKS), default=DEFAULT_NETWORKS, metavar="A,B",
         help=f"of {', '.join(NETWORKS)}; {','.join(DEFAULT_NETWORKS)} by default",
@@ -124,8 +128,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--peers", type=_names(PEERS), default=DEFAULT_PEERS, metavar="A,B",
         help=f"of {', '.join(PEERS)}; {','.join(DEFAULT_PEERS)} by default; those not installed are left out",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=_positive, default=21, help="turns of each peer (default 21)")
-    parser.add_argument("--threads", type=_positive, default=1, help="threads of each peer (default 1)")
+    parser.add_argument("--rounds", type=integer(1), default=21, metavar="N", help="turns of each peer (default 21)")
+    parser.add_argument("--threads", type=integer(1), default=1, metavar="N", help="threads of each peer (default 1)")
     arguments = parser.parse_args(argv)
     if arguments.threads > len(os.sched_getaffinity(0)):
         parser.error(f"--threads {arguments.threads}: only {len(os.sched_getaffinity(0))} CPUs are allowed")
@@ -142,9 +146,3 @@ def _names(known: dict):
         return names
 
     return split
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text!r}")
-    return int(text)
