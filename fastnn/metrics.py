@@ -59,8 +59,9 @@ def top_k(k: int) -> Callable:
 
     def metric(prediction: np.ndarray, target: np.ndarray) -> float:
         _, true = labels(prediction, target)
-        if k > prediction.shape[-1]:
-            raise ValueError(f"top_{k} needs at least {k} classes, the model predicts {prediction.shape[-1]}")
+        classes = prediction.shape[1] if prediction.ndim == 2 else 1
+        if k > classes:
+            raise ValueError(f"top_{k} needs at least {k} classes, the model predicts {classes}")
         own = np.take_along_axis(prediction, true[:, None], 1)
         # Of equal logits the first counts as the larger, as for argmax.
         before = np.arange(prediction.shape[1]) < true[:, None]

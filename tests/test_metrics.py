@@ -100,6 +100,8 @@ def test_what_metrics_refuse():
     assert trainer.iteration == 0
     with pytest.raises(ValueError, match="k must be a positive integer"):
         metrics.top_k(0)
+    with pytest.raises(ValueError, match="top_3 needs at least 3 classes, the model predicts 1"):
+        metrics.top_k(3)(np.ones(5), np.ones(5, np.int64))      # one logit each
 
 
 def named_shape():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..graph.tensor import BYTES, Tensor
+from ..graph.graph import root
+from ..graph.tensor import BYTES
 from .helpers import UNARY
 from .literals import FIELD, number
 from .network import Network, is_literal
@@ -25,23 +26,17 @@ class Writer:
             dtype = tensor.outs[k].dtype
             return f"work->{FIELD[dtype]}", place.offset // BYTES[dtype] + offset
         if place.segment == "constants":
-            return self.names[_root(tensor).id], offset
+            return self.names[root(tensor).id], offset
         kind, i = place.segment.split()
         return (self.input_names if kind == "input" else self.output_names)[int(i)], offset
 
     def at(self, operand, *terms: tuple[str, int]) -> str:
         """Element of an operand: the sum of index·stride."""
-        tensor = _root(operand[0] if isinstance(operand, tuple) else operand)
+        tensor = root(operand[0] if isinstance(operand, tuple) else operand)
         if is_literal(tensor):
             return number(tensor.attrs["value"].reshape(-1)[0])
         name, offset = self.base(operand)
         return f"{name}[{index(offset, *terms)}]"
-
-
-def _root(x: Tensor) -> Tensor:
-    while x.op == "reshape":
-        (x,) = x.inputs
-    return x
 
 
 def index(offset: int, *terms: tuple[str, int]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..checks import positive
 from ..graph import ops
 from ..graph.ops.conv import algorithm, output_extent
-from ..graph.tensor import Tensor, current
+from ..graph.tensor import Tensor
 from .arithmetic import apply_binary
 from .dispatch import as_float, call, floats
 from .images import extents, on_image
@@ -56,17 +56,17 @@ def _convolve(dims: int, x, weight, bias, stride, padding, dilation, groups):
 def _apply_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dims, stride, padding, dilation, groups):
     floats(x)
     if weight.ndim != dims + 2:
-        raise ValueError(f"{_where()}expected a weight of {dims + 2} axes, found {weight.shape}")
+        raise ValueError(f"expected a weight of {dims + 2} axes, found {weight.shape}")
     o, per_group = weight.shape[:2]
     c = x.shape[-dims - 1] if x.ndim > dims else 0
     if x.ndim in (dims + 1, dims + 2) and c != per_group * groups:
         pixels = "h, w" if dims == 2 else "length"
         raise ValueError(
-            f"{_where()}expected input of {per_group * groups} channels, (n, {per_group * groups}, {pixels}), for a "
+            f"expected input of {per_group * groups} channels, (n, {per_group * groups}, {pixels}), for a "
             f"weight of shape {weight.shape} and {groups} groups, found {x.shape}"
         )
     if o % groups:
-        raise ValueError(f"{_where()}{groups} groups do not divide {o} channels out")
+        raise ValueError(f"{groups} groups do not divide {o} channels out")
     if dims == 1:
         weight = ops.apply("reshape", weight, shape=(o, per_group, 1, weight.shape[2]))
     around = padding_of(padding, weight.shape[2:], stride, dilation)
@@ -80,9 +80,9 @@ def padding_of(padding, kernel, stride, dilation) -> tuple[int, int, int, int]:
     if not isinstance(padding, str):
         return (padding[0], padding[0], padding[1], padding[1])
     if padding not in ("same", "valid"):
-        raise ValueError(f"{_where()}padding must be integers, 'same' or 'valid', found {padding!r}")
+        raise ValueError(f"padding must be integers, 'same' or 'valid', found {padding!r}")
     if padding == "same" and stride != (1, 1):
-        raise ValueError(f"{_where()}padding='same' needs stride 1, found {stride}")
+        raise ValueError(f"padding='same' needs stride 1, found {stride}")
     total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
     return (total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2)
 
@@ -95,7 +95,7 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, dims: int, *, s
         if output_extent(x.shape[1 + axis], kernel[axis], stride[axis], before, after, dilation[axis]) < 1:
             covered, extent = dilation[axis] * (kernel[axis] - 1) + 1, x.shape[1 + axis]
             raise ValueError(
-                f"{_where()}a kernel that covers {covered} pixels does not fit into an input of {name} {extent} padded "
+                f"a kernel that covers {covered} pixels does not fit into an input of {name} {extent} padded "
                 f"to {extent + before + after}; it needs a {name} of at least {covered - before - after}"
             )
     kind = algorithm(kernel, stride, padding, groups, x.shape[3])
@@ -126,16 +126,16 @@ def _apply_transposed(
 ):
     floats(x)
     if weight.ndim != 4:
-        raise ValueError(f"{_where()}expected a weight of 4 axes, found {weight.shape}")
+        raise ValueError(f"expected a weight of 4 axes, found {weight.shape}")
     c = weight.shape[0]
     if x.ndim in (3, 4) and x.shape[-3] != c:
-        raise ValueError(f"{_where()}expected input of {c} channels, (n, {c}, h, w), found {x.shape}")
+        raise ValueError(f"expected input of {c} channels, (n, {c}, h, w), found {x.shape}")
     if c % groups:
-        raise ValueError(f"{_where()}{groups} groups do not divide {c} channels in")
+        raise ValueError(f"{groups} groups do not divide {c} channels in")
     for axis in (0, 1):
         if output_padding[axis] >= max(stride[axis], dilation[axis]):
             raise ValueError(
-                f"{_where()}output_padding must be smaller than stride or dilation, found {output_padding} "
+                f"output_padding must be smaller than stride or dilation, found {output_padding} "
                 f"with stride {stride} and dilation {dilation}"
             )
     return on_image(
@@ -153,16 +153,10 @@ def _transposed_convolution(x: Tensor, weight: Tensor, bias, *, stride, padding,
         )
     )
     if min(extent) < 1:
-        raise ValueError(f"{_where()}padding {padding} leaves nothing of an output of {extent} pixels")
+        raise ValueError(f"padding {padding} leaves nothing of an output of {extent} pixels")
     around = (padding[0], padding[0], padding[1], padding[1])
     weight = ops.apply("transpose", weight, axes=(2, 3, 0, 1))
     y = ops.apply(
         "conv2d_data", x, weight, stride=stride, padding=around, dilation=dilation, groups=groups, extent=extent
     )
     return y if bias is None else apply_binary(y, bias, "add")
-
-
-def _where() -> str:
-    """The layer that is being traced, in front of a message."""
-    trace = current()
-    return trace.where() if trace else ""

@@ -41,10 +41,10 @@ def _row_norm(x, shape, weight, bias, eps: float, center: bool):
 def _apply_row_norm(x: Tensor, *learned: Tensor, shape, weight: bool, bias: bool, eps: float, center: bool) -> Tensor:
     floats(x)
     if not shape or x.shape[-len(shape) :] != shape or x.ndim < len(shape):
-        raise ValueError(f"{_where()}expected input whose last axes are {shape}, found {x.shape}")
+        raise ValueError(f"expected input whose last axes are {shape}, found {x.shape}")
     for p in learned:
         if p.shape != shape:
-            raise ValueError(f"{_where()}expected a weight or bias of shape {shape}, found {p.shape}")
+            raise ValueError(f"expected a weight or bias of shape {shape}, found {p.shape}")
     rest = list(learned)
     w = rest.pop(0) if weight else None
     return ops.norm.layer_norm(x, size_of(shape), w, rest.pop(0) if bias else None, eps, center)
@@ -63,10 +63,10 @@ def group_norm(input, num_groups: int, weight=None, bias=None, eps: float = 1e-5
 def _apply_group_norm(x: Tensor, *learned: Tensor, groups: int, weight: bool, bias: bool, eps: float) -> Tensor:
     floats(x)
     if x.ndim < 2:
-        raise ValueError(f"{_where()}expected input (n, channels, …), found {x.shape}")
+        raise ValueError(f"expected input (n, channels, …), found {x.shape}")
     c = x.shape[1]
     if groups < 1 or c % groups:
-        raise ValueError(f"{_where()}{groups} groups do not divide {c} channels")
+        raise ValueError(f"{groups} groups do not divide {c} channels")
     rest = list(learned)
     w, b = (rest.pop(0) if weight else None), (rest.pop(0) if bias else None)
     last = _last(x)
@@ -90,7 +90,7 @@ def batch_norm(
     options = {"weight": weight is not None, "bias": bias is not None, "eps": float(eps)}
     if not training:
         if running_mean is None or running_var is None:
-            raise ValueError(f"{_where()}batch_norm outside of training needs running_mean and running_var")
+            raise ValueError("batch_norm outside of training needs running_mean and running_var")
         return call(_apply_running, (as_float(input), as_float(running_mean), as_float(running_var), *learned),
                     **options)  # fmt: skip
     if not is_symbolic(input):
@@ -102,7 +102,8 @@ def batch_norm(
     if running_mean is not None:
         kept = running_mean, running_var, num_batches_tracked
         if not all(isinstance(b, Buffer) for b in kept):
-            raise TypeError(f"{_where()}in a training program running statistics and their count must be Buffers")
+            where = current().where()               # which a module adds to ValueErrors alone
+            raise TypeError(f"{where}in a training program running statistics and their count must be Buffers")
         current().updates.append((stats, _Update(kept, x.size // x.shape[1], momentum)))
     return y
 
@@ -135,7 +136,7 @@ def _apply_batch(x: Tensor, *learned: Tensor, weight: bool, bias: bool, eps: flo
     last = _last(x)
     rows = last.size // last.shape[-1]
     if rows == 1:
-        raise ValueError(f"{_where()}training needs more than one value a channel, found input of shape {x.shape}")
+        raise ValueError(f"training needs more than one value a channel, found input of shape {x.shape}")
     stats = channel_stats(last, False)
     w, b = (rest.pop(0) if weight else None), (rest.pop(0) if bias else None)
     y = channel_norm(last, stats, w, b, eps)
@@ -156,7 +157,7 @@ def _check_channels(x: Tensor, per_channel: Sequence[Tensor]) -> list[Tensor]:
     floats(x)
     if x.ndim < 2 or any(p.shape != x.shape[1:2] for p in per_channel):
         c = f"{per_channel[0].shape[0]} channels, " if per_channel else ""
-        raise ValueError(f"{_where()}expected input of {c}(n, channels, …), found {x.shape}")
+        raise ValueError(f"expected input of {c}(n, channels, …), found {x.shape}")
     return list(per_channel)
 
 
@@ -166,8 +167,3 @@ def _last(x: Tensor) -> Tensor:
 
 def _first(y: Tensor, x: Tensor) -> Tensor:
     return channels_first(y) if x.ndim > 2 else y
-
-
-def _where() -> str:
-    trace = current()
-    return trace.where() if trace else ""

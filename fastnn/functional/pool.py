@@ -9,18 +9,12 @@ import numpy as np
 from ..graph import ops
 from ..graph.ops.pool import Band, band, pooled_extent, resample
 from ..graph.ops.reduce import reduce
-from ..graph.tensor import Tensor, current
+from ..graph.tensor import Tensor
 from .dispatch import as_float, call, floats, symbol
 from .images import extents, on_image
 from .unary import dropout_number
 
 NAMES = ("height", "width")
-
-
-def _where() -> str:
-    """The layer that is being traced, in front of a message."""
-    trace = current()
-    return trace.where() if trace else ""
 
 
 def pooled_windows(shape, kernel, stride, padding, dilation, ceil_mode, dims: int = 2) -> tuple[int, int]:
@@ -31,7 +25,7 @@ def pooled_windows(shape, kernel, stride, padding, dilation, ceil_mode, dims: in
         if n < 1:
             covered, name = dilation[axis] * (kernel[axis] - 1) + 1, NAMES[axis] if dims == 2 else "length"
             raise ValueError(
-                f"{_where()}a window that covers {covered} pixels does not fit into an input of {name} {extent} padded "
+                f"a window that covers {covered} pixels does not fit into an input of {name} {extent} padded "
                 f"to {extent + 2 * padding[axis]}; it needs a {name} of at least {covered - 2 * padding[axis]}"
             )
         count.append(n)
@@ -148,7 +142,7 @@ def _adaptive_band(extent: int, count: int) -> Band:
 def _adaptive(x: Tensor, *, size) -> Tensor:
     size = tuple(x.shape[1 + a] if size[a] is None else size[a] for a in (0, 1))
     if 0 in x.shape[1:3]:
-        raise ValueError(f"{_where()}expected images of at least one pixel, found {x.shape[1:3]}")
+        raise ValueError(f"expected images of at least one pixel, found {x.shape[1:3]}")
     if size == (1, 1):
         n, h, w, c = x.shape
         return ops.apply("reshape", reduce(x, "sum", (1, 2), 1 / (h * w)), shape=(n, 1, 1, c))
@@ -179,7 +173,7 @@ def _pad(x: Tensor, *, around) -> Tensor:
     inner, outer, shape = [(0, x.shape[0], 1)], [(0, x.shape[0], 1)], [x.shape[0]]
     for name, extent, before, after in (("height", x.shape[1], top, bottom), ("width", x.shape[2], left, right)):
         if extent + before + after < 1:
-            raise ValueError(f"{_where()}padding {around} leaves nothing of {name} {extent}")
+            raise ValueError(f"padding {around} leaves nothing of {name} {extent}")
         start, stop = max(0, -before), extent - max(0, -after)
         inner.append((start, stop, 1))
         outer.append((max(0, before), max(0, before) + stop - start, 1))
@@ -233,7 +227,7 @@ def _interpolate(x: Tensor, *, size, scale, linear, align_corners) -> Tensor:
     if size is None:
         size = tuple(math.floor(x.shape[1 + a] * scale[a]) for a in (0, 1))
     if min(size) < 1 or 0 in x.shape[1:3]:
-        raise ValueError(f"{_where()}interpolation of images of {x.shape[1:3]} pixels to {size}")
+        raise ValueError(f"interpolation of images of {x.shape[1:3]} pixels to {size}")
     bands = []
     for axis in (0, 1):
         arguments = (x.shape[1 + axis], size[axis], None if scale is None else scale[axis])
@@ -245,16 +239,16 @@ def _apply_interpolate(x: Tensor, size, scale_factor, mode, align_corners) -> Te
     dims = x.ndim - 2
     known = {1: ("nearest", "linear"), 2: ("nearest", "bilinear")}
     if dims not in known:
-        raise ValueError(f"{_where()}expected input of shape (n, c, h, w) or (n, c, length), found {x.shape}")
+        raise ValueError(f"expected input of shape (n, c, h, w) or (n, c, length), found {x.shape}")
     if mode not in known[dims]:
-        raise ValueError(f"{_where()}mode must be {' or '.join(map(repr, known[dims]))} for {x.shape}, found {mode!r}")
+        raise ValueError(f"mode must be {' or '.join(map(repr, known[dims]))} for {x.shape}, found {mode!r}")
     if align_corners and mode == "nearest":
-        raise ValueError(f"{_where()}align_corners is for the linear modes, found mode 'nearest'")
+        raise ValueError("align_corners is for the linear modes, found mode 'nearest'")
     size = None if size is None else extents("size", size, dims)
     if scale_factor is not None:
         scale_factor = scale_factor if isinstance(scale_factor, tuple) else (scale_factor,) * dims
         if len(scale_factor) != dims:
-            raise ValueError(f"{_where()}expected {dims} scale factors, found {scale_factor}")
+            raise ValueError(f"expected {dims} scale factors, found {scale_factor}")
         scale_factor = (1.0,) * (2 - dims) + scale_factor
     return on_image(
         _interpolate, floats(x), dims, size=size, scale=scale_factor, linear=mode != "nearest",
