@@ -35,19 +35,33 @@ class Optimizer:
     hyperparameters: tuple[str, ...] = ()
 
     def __new__(cls, *args, **kwargs):
+        if args and isinstance(args[0], str):
+            raise TypeError(f"{cls.__name__} takes hyperparameters, lr first, a number; found {args[0]!r}")
         if (args and not isinstance(args[0], Real)) or "params" in kwargs:
             raise TypeError(f"{cls.__name__} takes hyperparameters, lr first, and no parameters: the Trainer hands it "
                             "those of its model")
         return super().__new__(cls)
 
     def __init__(self, lr: float, weight_decay: float, groups, clip_norm, clip_value):
-        self.lr = self._first_lr = _check("lr", lr, 0.0)
+        self.lr = lr
+        self._first_lr = self.lr
         self.weight_decay = _check("weight_decay", weight_decay, 0.0)
         self.clip_norm = None if clip_norm is None else _check("clip_norm", clip_norm, 0.0)
         self.clip_value = None if clip_value is None else _check("clip_value", clip_value, 0.0)
         if self.clip_norm == 0 or self.clip_value == 0:
             raise ValueError("clip_norm and clip_value must be above 0: gradients clipped to 0 train nothing")
+        if not isinstance(groups, (list, tuple)) or not all(isinstance(g, dict) for g in groups):
+            raise TypeError(f"groups must be a list of dictionaries with the key 'params', found {groups!r}")
         self.groups = [self._group(g) for g in groups]
+
+    @property
+    def lr(self) -> float:
+        """The learning rate; may be set at any time, to a finite number of at least 0."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._lr = _check("lr", value, 0.0)
 
     def _group(self, group: dict) -> dict:
         known = ("params", "lr", "weight_decay", *self.hyperparameters)

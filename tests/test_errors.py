@@ -258,3 +258,22 @@ def test_a_group_that_matches_nothing():
     model = mlp()
     trainer = Trainer(model, nn.MSELoss(), optim.SGD(groups=[{"params": "*.biass", "lr": 0.1}]))
     refused(ValueError, ["'*.biass'", "2.0.bias"], lambda: trainer.fit(X, Y, verbose=0), model)
+
+
+@pytest.mark.parametrize("rate", [-1, float("nan"), float("inf"), "fast", None, True])
+def test_rates_set_on_the_way_are_checked(rate):
+    """-1 went uphill, and others failed in the engine with messages about buffers."""
+    trainer = Trainer(mlp(), nn.MSELoss(), optim.SGD(lr=0.1))
+    with pytest.raises(ValueError, match="lr must be a number"):
+        trainer.optimizer.lr = rate
+    assert trainer.optimizer.lr == 0.1
+    trainer.optimizer.lr = 1                        # an integer is a number
+    assert trainer.fit(X, Y, epochs=2, verbose=0)["lr"] == [1.0, 1.0]
+
+
+def test_wrong_arguments_of_optimizers():
+    with pytest.raises(TypeError, match="lr first, a number; found 'a'"):
+        optim.Adam("a")
+    for groups in (3, [3], {"params": "*"}):
+        with pytest.raises(TypeError, match="groups must be a list of dictionaries"):
+            optim.SGD(groups=groups)

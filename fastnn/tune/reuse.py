@@ -56,7 +56,7 @@ def _fixed(trainer: Trainer) -> Iterator[Any]:
     optimizer = vars(trainer.optimizer)
     if not type(trainer.optimizer).__module__.startswith("fastnn.") or optimizer["groups"]:
         raise TypeError("rates of groups, or an optimizer of the user's own")
-    yield type(trainer.optimizer), *((k, v) for k, v in optimizer.items() if k not in ("lr", "_first_lr", "groups"))
+    yield type(trainer.optimizer), *((k, v) for k, v in optimizer.items() if k not in ("_lr", "_first_lr", "groups"))
 
 
 def _plain(module: Module) -> Iterator[tuple[str, Any]]:
