@@ -139,9 +139,11 @@ cdef inline void depth_spread(int n, int rows, int cols, int mode, const Slide *
 cdef void depth_quads(const Slide *s, int64_t pairs, int64_t left, int64_t x_h) noexcept nogil:
     cdef float zeros[VL]
     cdef vec w_[9]
-    cdef vec zero, upper, lower, next_upper, next_lower, a, b, c, d
+    cdef vec upper, lower, next_upper, next_lower, a, b, c, d, zero = vzero()
     cdef int64_t at, j, pair, step = s.c, lower_step, x_w = s.x_w, y_row = s.y_row, channels = s.c
+    cdef int t
     cdef const float *x = s.x
+    cdef const float *w = s.w
     cdef const float *from_
     cdef const float *from_lower
     cdef float *y = s.y
@@ -152,7 +154,10 @@ cdef void depth_quads(const Slide *s, int64_t pairs, int64_t left, int64_t x_h) 
         left -= 1
         at = 0
         while at < channels:
-            slide_weights(3, 3, WHOLE, s, at, mask_of(VL), w_, &zero)
+            from_ = w + at
+            for t in range(9):
+                w_[t] = vload(from_)
+                from_ += step
             from_ = x + at
             from_lower = from_ + x_w * step if left > 0 else zeros
             lower_step = step if left > 0 else 0
