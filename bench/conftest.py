@@ -79,8 +79,9 @@ def race(benchmark, request) -> Callable[..., None]:
 def alternate(contenders: dict[str, Callable[[], object]], rounds: int = 15, warm: bool = False) -> dict[str, float]:
     """Median seconds per call of each, from interleaved rounds of at least a millisecond.
 
-    warm: a call that is not timed begins each turn, so that arrays lie in the caches that hold them, whoever's turn it
-    was before. Of a few long calls the first would otherwise measure its neighbours.
+    warm: each turn begins with 4 ms of calls that are not timed, so that arrays lie in the caches that hold them, whoever's
+    turn it was before. L3 takes some rounds to keep what has come back to it, and the first of a few long calls would
+    measure its neighbours.
     """
     single = {name: min(_clock(call, 1) for _ in range(5)) for name, call in contenders.items()}
     loops = {name: max(1, int(1e-3 / seconds)) for name, seconds in single.items()}
@@ -88,7 +89,7 @@ def alternate(contenders: dict[str, Callable[[], object]], rounds: int = 15, war
     for _ in range(rounds):
         for name, call in contenders.items():
             if warm:
-                call()
+                _clock(call, 4 * loops[name])
             times[name].append(_clock(call, loops[name]))
     return {name: statistics.median(values) for name, values in times.items()}
 
