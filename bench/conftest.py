@@ -79,9 +79,9 @@ def race(benchmark, request) -> Callable[..., None]:
 def alternate(contenders: dict[str, Callable[[], object]], rounds: int = 15, warm: bool = False) -> dict[str, float]:
     """Median seconds per call of each, from interleaved rounds of at least a millisecond.
 
-    warm: each turn begins with 4 ms of calls that are not timed, so that arrays lie in the caches that hold them, whoever's
-    turn it was before. L3 takes some rounds to keep what has come back to it, and the first of a few long calls would
-    measure its neighbours.
+    warm: each turn begins with 4 ms of calls that are not timed, so that arrays lie in the caches that hold them,
+    whoever's turn it was before. L3 takes some rounds to keep what has come back to it, and the first of a few long
+    calls would measure its neighbours.
     """
     single = {name: min(_clock(call, 1) for _ in range(5)) for name, call in contenders.items()}
     loops = {name: max(1, int(1e-3 / seconds)) for name, seconds in single.items()}
