@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..graph.tensor import FLOAT, INT, Tensor, source, tracing
+from ..graph.tensor import FLOAT, INT, source, tracing
 
 if TYPE_CHECKING:
     from .module import Module
@@ -21,14 +20,14 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> str:
     of a product, one for each element of all other results. A training iteration needs about three times as many.
     Raises ValueError for what is no shape.
     """
-    from ..graph.compile import Compiled
+    from ..graph.compile import Compiled, leaves
     from ..graph.graph import Graph
     from ..graph.tensor import Out
 
     shapes: dict[str, tuple[int, ...]] = {}
     if not isinstance(input_shape, (tuple, list)) or not all(isinstance(n, (int, np.integer)) for n in input_shape):
         raise ValueError(f"input_shape must be sizes, the batch's first, such as (32, 3); found {input_shape!r}")
-    leaves = [(name, module) for name, module in model.named_modules() if not module._modules or module._parameters]
+    layers = [(name, module) for name, module in model.named_modules() if not module._modules or module._parameters]
 
     def record(name: str, module: Module):
         forward = module.forward
@@ -40,20 +39,20 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> str:
 
         return wrapped
 
-    for name, module in leaves:
+    for name, module in layers:
         module.__dict__["forward"] = record(name, module)
     try:
         with tracing(training=False):
             output = model(source("input", input_shape, INT if model.takes_integers() else FLOAT, name="x"))
     finally:
-        for _, module in leaves:
+        for _, module in layers:
             del module.__dict__["forward"]
 
     flops: dict[str, float] = {}
-    for node in Graph(list(_tensors(output))).nodes:
+    for node in Graph(leaves(output)).nodes:
         flops[node.layer] = flops.get(node.layer, 0.0) + _flops(node)
     rows = [("layer", "output shape", "parameters", "FLOPs")]
-    for name, module in leaves:
+    for name, module in layers:
         count = sum(p.size for p in module._parameters.values())
         text = f"{name or 'model'} {type(module).__name__}({module.extra_repr()})"
         rows.append((text, str(shapes.get(name, ())), f"{count:,}", f"{flops.get(name, 0):,.0f}"))
@@ -72,18 +71,10 @@ def summary(model: Module, input_shape: tuple[int, ...]) -> str:
     ])
 
 
-def _tensors(output) -> Iterator[Tensor]:
-    """The tensors of what a module returns: one, or tuples of them in each other, as of LSTMs."""
-    if isinstance(output, (tuple, list)):
-        for one in output:
-            yield from _tensors(one)
-    elif isinstance(output, Tensor):
-        yield output
-
-
 def _shape(output) -> tuple[int, ...]:
-    first = next(_tensors(output), None)
-    return () if first is None else tuple(first.shape)
+    while isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    return tuple(getattr(output, "shape", ()))
 
 
 def _flops(node) -> float:
