@@ -19,10 +19,11 @@ import numpy as np
 from . import functional as F  # noqa: N812
 from .checks import positive
 from .engine import threads
-from .graph.fuse import fuse, pack_parameters, rewrite
+from .graph.fuse import fuse, rewrite
 from .graph.graph import Graph
 from .graph.ops import apply
 from .graph.ops.generation import BLOCK
+from .graph.panels import pack_parameters
 from .graph.plan import Place, align, bytes_of, plan
 from .graph.program import Program, aligned_zeros, hoist, place_constants
 from .graph.tensor import INT, Out, Tensor, source, tracing

@@ -11,8 +11,9 @@ from check_op import assert_close, bound, for_each_isa, run_planned
 
 from fastnn import functional as F  # noqa: N812
 from fastnn.graph import fuse as rules
+from fastnn.graph import panels
 from fastnn.graph.autodiff import gradients
-from fastnn.graph.fuse import RULES, STEP_RULES, fuse, rewrite, shared_packs
+from fastnn.graph.fuse import RULES, STEP_RULES, fuse, rewrite
 from fastnn.graph.graph import Graph, root
 from fastnn.graph.ops import apply
 from fastnn.graph.tensor import Out, Tensor, constant, source, tracing
@@ -207,12 +208,12 @@ def test_pack_transposed_and_shared_packs(isa):
     with bound(isa):
         before = graph_of(lambda x, z, w: (F.linear(x, w), F.linear(z, w), F.matmul(z, F.transpose(w)) * 2.0),
                           (9, 5), (3, 5), (17, 5))
-        packed = rewrite(before, rules.pack_transposed(True))
+        packed = rewrite(before, panels.pack_transposed(True))
         assert ops(packed).count("pack") == 3
-        shared = rewrite(packed, shared_packs())
+        shared = rewrite(packed, panels.shared_packs())
         assert ops(shared).count("pack") == 1 and ops(shared).count("matmul") == 3
         plain = graph_of(F.matmul, (9, 5), (5, 17))
-        assert ops(rewrite(plain, rules.pack_transposed(True))) == ["matmul"]
+        assert ops(rewrite(plain, panels.pack_transposed(True))) == ["matmul"]
         x, z, w = (RNG.standard_normal(s).astype(np.float32) for s in ((9, 5), (3, 5), (17, 5)))
         for graph in (packed, shared):
             got = run(graph, [x, z, w])
@@ -230,6 +231,27 @@ def test_a_single_row_is_not_packed_in_a_step(shape):
         x, w = source("input", shape, name="0"), constant(RNG.standard_normal((17, 5)).astype(np.float32))
         y = F.linear(x, w)
     assert ("pack" in ops(fuse(Graph([y])))) and ("pack" in ops(fuse(Graph([y]), STEP_RULES))) != alone
+
+
+def test_large_weights_are_packed_for_inference_only():
+    """A step reads them once between two updates: the product itself copies them block by block."""
+    before = graph_of(F.linear, (33, 512), (512, 512))
+    assert ops(fuse(before, STEP_RULES)) == ["matmul"] and ops(fuse(before)) == ["pack", "matmul"]
+    unchanged(before, fuse(before, STEP_RULES), atol=1e-4)
+
+
+@for_each_isa
+@pytest.mark.parametrize("k", [130, 200, 256, 300])
+def test_weight_gradients_of_many_rows_pack_their_right_operand(isa, k):
+    """Rows beyond 1,024 go by in blocks; k below, between and above the two depths of a block."""
+    with bound(isa):
+        before = graph_of(lambda x, y: apply("matmul", x, y, ta=True, tb=False), (k, 1031), (k, 133))
+        packed = fuse(before, STEP_RULES)
+        assert ops(packed) == ["pack", "matmul"]
+        x, y = (RNG.standard_normal(s).astype(np.float32) for s in ((k, 1031), (k, 133)))
+        (got,), (plain,) = run(packed, [x, y]), run(before, [x, y])
+        np.testing.assert_array_equal(got, plain)
+        assert_close(got, x.T.astype(np.float64) @ y, 1e-4, 1e-4, "packed product")
 
 
 def test_packs_of_one_operand_and_of_its_transpose_stay_apart():
@@ -260,7 +282,7 @@ def test_two_layers_and_their_gradients_become_products_alone(kind):
     graph = graph_of(function, *shapes)
     fused = fuse(graph)
     assert "unary" not in ops(fused) and "unary_grad" not in ops(fused)
-    unfused = rewrite(graph, rules.pack_transposed(True))
+    unfused = rewrite(graph, panels.pack_transposed(True))
     assert len(ops(fused)) < len(ops(unfused))
     unchanged(unfused, fused, atol=3e-5)           # sums of terms up to 30 that cancel
 

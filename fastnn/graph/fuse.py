@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from . import fold, layout
+from . import fold, layout, panels
 from .graph import Graph, is_borrowed, root
 from .ops import apply, item
-from .ops.linalg import ACTIVATION, GRADIENT, SLOPE, dotted
+from .ops.linalg import ACTIVATION, GRADIENT, SLOPE
 from .ops.unary import KINDS
 from .ops.winograd import faster_convolution
-from .tensor import FLOAT, Tensor, constant, size_of
+from .tensor import FLOAT, Tensor, constant
 
 # Ops on two operands whose kernels take a bias, and an activation or its gradient on the way out.
 PRODUCTS = ("matmul", "conv2d", "conv2d_data", "depthwise_conv2d", "depthwise_conv2d_data")
@@ -196,40 +196,6 @@ def embedding_gradient_sum(node: Tensor, uses: Counter[int]) -> Tensor | None:
     return None
 
 
-def pack_transposed(once: bool) -> Rule:
-    """A right operand that is stored transposed is packed into panels first, once for all its users. A few columns lie
-    as they should already, and a few rows read it where it lies, unless it is packed `once` for all runs."""
-
-    def rule(node: Tensor, uses: Counter[int]) -> Tensor | None:
-        if node.op not in ("matmul", "recurrent") or not node.attrs.get("tb", True) or node.inputs[1].op == "pack":
-            return None
-        a, b, *rest = node.inputs
-        if node.op == "matmul":
-            rows, n = node.shape[-2] if b.ndim > 2 or node.attrs["ta"] else size_of(node.shape[:-1]), node.shape[-1]
-            if once and root(b).op in ("parameter", "constant"):
-                rows = max(rows, n + 1)              # few columns or not, for one row as for many: the same bits
-            if dotted(rows, n, a.shape[-1]) and (not node.attrs["ta"] or min(rows, n) == 1):
-                return None
-        return Tensor(node.op, (a, apply("pack", b, tb=True), *rest), node.attrs, node.outs, node.layer)
-
-    return rule
-
-
-def pack_parameters(node: Tensor, uses: Counter[int]) -> Tensor | None:
-    """Every weight in panels, for programs that run often on few rows: they read it from memory in one stream.
-
-    Not one of RULES: it keeps a second copy of all weights. Of a batch of 1, whose products are bound by memory.
-    """
-    if node.op != "matmul" or node.inputs[1].op != "parameter":
-        return None
-    a, b, *rest = node.inputs
-    n = node.shape[-1]
-    if n == 1 or (node.attrs["tb"] and dotted(n + 1, n, a.shape[-1])):
-        return None
-    packed = apply("pack", b, tb=node.attrs["tb"])
-    return Tensor("matmul", (a, packed, *rest), node.attrs, node.outs, node.layer)
-
-
 def bias_gradients() -> Rule:
     """Σ dy over pixels → a result of the weight gradient that reads the same dy: remembers the sums it has seen."""
     sums: dict[int, Tensor] = {}
@@ -240,16 +206,6 @@ def bias_gradients() -> Rule:
         if node.op != "conv2d_weight" or node.inputs[1].id not in sums:
             return None
         return [(sums.pop(node.inputs[1].id), item(node, 1))]
-
-    return rule
-
-
-def shared_packs() -> Rule:
-    """One pack for all the products that read the same operand: a rule that remembers the packs it has seen."""
-    first: dict[tuple[int, bool], Tensor] = {}
-
-    def rule(node: Tensor, uses: Counter[int]) -> Tensor | None:
-        return first.setdefault((node.inputs[0].id, node.attrs["tb"]), node) if node.op == "pack" else None
 
     return rule
 
@@ -266,7 +222,7 @@ PORTABLE: tuple[Rule, ...] = (
     product_of_numbers,
 )
 def _rules(once: bool) -> tuple[Rule, ...]:
-    return (*fold.TRAINING, *PORTABLE, embedding_gradient_sum, pack_transposed(once), faster_convolution)
+    return (*fold.TRAINING, *PORTABLE, embedding_gradient_sum, *panels.rules(once), faster_convolution)
 
 
 RULES = _rules(once=True)
@@ -303,7 +259,7 @@ def fuse(graph: Graph, rules: tuple[Rule, ...] = RULES) -> Graph:
     """The rules in order, those of layout first; shared packs are made once; outputs keep memory of their own."""
     owned = _owned(graph.outputs)
     permuted = any(node.op == "transpose" for node in graph.nodes)
-    for rule in (*(layout.rules() if permuted else ()), bias_gradients(), *rules, shared_packs()):
+    for rule in (*(layout.rules() if permuted else ()), bias_gradients(), *rules, panels.shared_packs()):
         graph = rewrite(graph, rule)
         if rule is product_activation_saving:
             graph = stored_slopes(graph)

@@ -244,6 +244,7 @@ cdef void conv2d(const Instr *ins, const Context *ctx, int tid, int nthreads) no
     at_end = panel_start(g.n, panels * (i + 1) // tp)
     x_image = c.h.x * c.w.x * c.x_pixel
     y_image = c.h.y * c.w.y * c.y_pixel
+    plain_tile(&t)
     for group in range(c.groups):
         at_y = group * g.n
         g.b = <const float*>ins.ptr[3] + group * c.group_floats

@@ -29,11 +29,11 @@ cdef enum:
     EPILOGUE_SLOPE = 3
     TILE = 512              # floats in the largest tile, at least: MRx·x·VL
     KC = 512                # steps of k in a copied block of A or B
-    MC = 64                 # rows in a copied block of A
     COPIES = 65536          # floats of both copies, at most
     BOTH_K = 192            # blocks where both are copied: every block of A, of BOTH_M rows, needs B copied again
     BOTH_M = 256
     AWAIT_K = 128           # from so many steps of k on the next tile's C is fetched meanwhile; in longer ones no need
+    FAR_C = 1 << 20         # floats of C that are not in L2
     HALF_A = 1 << 17
     COPY_ROWS = 4
     # A row-major B is copied when k reaches COPY_K and rows·b_k COPY_B, or COPY_NEAR where b_k is below COPY_LD (all
@@ -113,7 +113,7 @@ cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row,
         t.out = g.c + at
         t.init_line = t.out_line if from_c else 0
         t.ldo = g.ldc
-        if from_c and lines == 1 and AWAIT_K <= t.k <= BOTH_K:
+        if (from_c or t.far) and lines == 1 and AWAIT_K <= t.k <= BOTH_M:
             t.count = 1
             for i in range(tiles):
                 height = mr + 1 if i < tall else mr
@@ -183,12 +183,19 @@ cdef void gemm_copied(const Gemm *g, int64_t row, int64_t row_end, int64_t at, i
     cdef float *b_copy = <float*>((<size_t>raw + 63) & ~<size_t>63)
     cdef float *a_copy = b_copy + KC * NV * VL
     cdef Tile t
-    cdef int64_t p, r, rows, w, v, col, group_end, step = MC if copy_a else row_end - row, kc = KC
+    cdef int64_t p, r, rows, w, v, col, group_end, step = row_end - row, kc = KC
     plain_tile(&t)
     if copy_a and copy_b:
         kc = BOTH_K
         step = BOTH_M
-        a_copy = b_copy + BOTH_K * NV * VL
+        if BOTH_K < g.k <= BOTH_M:      # C passes by once
+            kc = BOTH_M
+            step = BOTH_K
+        a_copy = b_copy + kc * NV * VL
+    elif copy_a:
+        step = BOTH_M if g.k <= BOTH_M else COPIES // KC
+        a_copy = b_copy
+    t.far = copy_a and (row_end - row) * g.n >= FAR_C
     while at < at_end:
         # The copy of A serves all panels; without it a panel is finished before the next: its C stays in L2.
         group_end = at_end if copy_a else at + panel_width(vectors(g.n) - at)

@@ -34,12 +34,14 @@ cdef struct Tile:
     float *out
     int64_t ldo
     float floor             # 0 for relu, else -inf: max(floor, NaN) is NaN
+    bint far                # out comes from memory: the next tile's is fetched meanwhile
 
 
 # What a matrix product does without.
 cdef inline void plain_tile(Tile *t) noexcept nogil:
     t.lines = t.segments = t.parts = 1
     t.a_line = t.out_line = t.a_segment = t.b_segment = t.a_part = t.b_part = 0
+    t.far = False
 
 
 # mr, nv and masked are literals in every call, so that the inner loops unroll and acc lives in registers.
