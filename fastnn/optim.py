@@ -11,6 +11,7 @@ Every optimizer takes
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from numbers import Real
 from typing import Any
 
@@ -104,8 +105,13 @@ class Optimizer:
         """The update of n consecutive parameters with the hyperparameters o."""
         raise NotImplementedError
 
-    def instructions(self, named: list[tuple[str, Parameter]], gradient_bytes: int) -> list[Instr]:
-        """Clipping, then the updates; `named` are the parameters that have gradients, in the arena's order."""
+    def instructions(
+        self, named: list[tuple[str, Parameter]], gradient_bytes: int, updated: Collection[str] = ()
+    ) -> list[Instr]:
+        """Clipping, then the updates; `named` are the parameters that have gradients, in the arena's order.
+
+        updated: names of those that are updated elsewhere, as `single` says.
+        """
         for group in self.groups:
             for pattern in group["params"]:
                 if not any(_matches(name, pattern) for name, _ in named):
@@ -120,11 +126,19 @@ class Optimizer:
             clip, partial = Place("clip", 0), Place("clip", 64)
             code.append(Instr("squared_norms", (partial, Place("gradients", 0)), (n,)))
             code.append(Instr("clip_norm", (clip, partial), (-(-n // CHUNK),), (self.clip_norm,)))
-        for start, end, options in self._runs(named):
-            places = {slot: Place(f"optimizer {slot}", start) for slot in self.slots()}
-            p, g = Place("parameters", start), Place("gradients", start)
-            code.append(self.kernel(p, g, places, clip, (end - start) // 4, options))
+        for start, end, options in self._runs([one for one in named if one[0] not in updated]):
+            code.append(self._update(start, (end - start) // 4, clip, options))
         return code
+
+    def single(self, name: str, parameter: Parameter) -> Instr | None:
+        """The update of one parameter by itself; None where clipping looks at all gradients first."""
+        if self.clip_norm is not None or self.clip_value is not None:
+            return None
+        return self._update(parameter.offset, parameter.size, None, self.options(name))
+
+    def _update(self, start: int, n: int, clip: Place | None, options: dict) -> Instr:
+        places = {slot: Place(f"optimizer {slot}", start) for slot in self.slots()}
+        return self.kernel(Place("parameters", start), Place("gradients", start), places, clip, n, options)
 
     def _runs(self, named: list[tuple[str, Parameter]]):
         """Byte ranges of neighbouring parameters with equal hyperparameters, gaps between them included."""

@@ -186,7 +186,7 @@ class Trainer:
         Dropout draws the mask that the next iteration would draw. Nothing is updated.
         """
         data = self._sources(x, y, sample_weight)
-        step = self._step(data, len(data[0]), True)
+        step = self._step(data, len(data[0]), True, gradients=True)
         step.check(data)
         step.run_gradients(self.seed, self.iteration + 1, self._threads(step))
         return self._memory.gradients()
@@ -282,7 +282,7 @@ class Trainer:
         if input_shape is None:
             known = [key for key in self._programs if key[-1]]
             if known and target_shape is None:
-                x, y, w, _ = known[-1]
+                x, y, w, *_ = known[-1]
                 outs = [Out((batch_size, *o.shape[1:]), o.dtype) if o else None for o in (x, y, w)]
                 return self._compiled(*outs, True).program
             features = next((m.in_features for _, m in self.model.named_modules() if hasattr(m, "in_features")), None)
@@ -331,19 +331,20 @@ class Trainer:
     def _check(self, data: list[Source]) -> None:
         self._step(data, min(evaluation_batch(data[0]), len(data[0])), False).check(data)
 
-    def _step(self, data: list[Source], batch_size: int, training: bool):
+    def _step(self, data: list[Source], batch_size: int, training: bool, gradients: bool = False):
         outs = [Out((batch_size, *s.row_shape), INT if s.integers else FLOAT) for s in data]
-        step = self._compiled(outs[0], outs[1], outs[2] if len(outs) > 2 else None, training)
+        step = self._compiled(outs[0], outs[1], outs[2] if len(outs) > 2 else None, training, gradients)
         step.bind(data)
         return step
 
-    def _compiled(self, x: Out, y: Out | None, w: Out | None, training: bool):
+    def _compiled(self, x: Out, y: Out | None, w: Out | None, training: bool, gradients: bool = False):
         self._refresh()
-        key = (x, y, w, training)
+        stored = gradients or self._memory.stores_gradients(self.num_threads or threads.get_num_threads())
+        key = (x, y, w, stored, training)
         if key not in self._programs:
             self._programs[key] = compile_step(
                 self.model, self.loss, self._additive, self.optimizer, self._memory, x, y, w, training,
-                keep_prediction=bool(self._epochal) and not training, transforms=self.transforms,
+                keep_prediction=bool(self._epochal) and not training, transforms=self.transforms, stored=stored,
             )
         return self._programs[key]
 
@@ -386,9 +387,7 @@ class Trainer:
 
     def _epoch_metrics(self, data: list[Source], rows, interrupt: Interrupt) -> dict[str, float]:
         """Metrics of the training set that need all its predictions: another pass over it, if there are any."""
-        if not self._epochal:
-            return {}
-        found = self._evaluate(data, rows, interrupt)
+        found = self._evaluate(data, rows, interrupt) if self._epochal else {}
         return {name: found[name] for name in self._epochal}
 
     def _loss(self, totals: Sequence[float]) -> float:

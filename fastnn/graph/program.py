@@ -67,7 +67,8 @@ class Program:
     """Kernel calls over fixed memory.
 
     memory: bytes by kind, known before anything runs. length: number of instructions; those before static_end
-    depend on parameters and constants only, those from update_at on are the optimizer's. relocations: (instruction,
+    depend on parameters and constants only, those from update_at on are the optimizer's: those of the last n_update
+    nodes, and `update`. relocations: (instruction,
     operand, offset) of all that lies outside, by segment; sources: the gather instruction of each gathered input;
     calls_python: whether it has ops that the user wrote in NumPy.
     """
@@ -79,6 +80,7 @@ class Program:
         segments: Mapping[str, np.ndarray],
         update: Sequence[Instr] = (),
         n_static: int = 0,
+        n_update: int = 0,
     ):
         self.graph, self.plan = graph, plan
         self.segments = dict(segments)
@@ -93,14 +95,18 @@ class Program:
         self.relocations: dict[str, list[tuple[int, int, int]]] = {}
         self.sources: dict[str, int] = {}
         self.static_end = 0
+        first_update = len(graph.nodes) - n_update
         for i, node in enumerate(graph.nodes):
             if i == n_static:
                 self.static_end = len(self._calls)
+            if i == first_update:
+                self.update_at = len(self._calls)
             for instr in _lower(node):
                 self._emit(instr, node)
         if n_static == len(graph.nodes):
             self.static_end = len(self._calls)
-        self.update_at = len(self._calls)
+        if n_update == 0:
+            self.update_at = len(self._calls)
         for instr in update:
             self._emit(instr, None)
         self.executor = Executor(self._calls, alive=[self.segments, self._python])

@@ -79,9 +79,36 @@ cdef void await_rows(const Gemm *g, int64_t at, int64_t rows, int64_t n) noexcep
             j += 16
 
 
+# One tile, its sum in three parts, before each of which one of the three arrays is called for that Adam's update reads:
+# all 72 lines at once would keep those of A and B waiting.
+cdef void run_thirds(const Gemm *g, Tile *t, int64_t at, int64_t rows, int64_t w, bint half, bint masked,
+                     int64_t n) noexcept nogil:
+    cdef Tile part = t[0]
+    cdef const float *x
+    cdef int64_t i, j, p = 0
+    cdef int third
+    for third in range(3):
+        x = (g.c if third == 0 else g.pre if third == 1 else g.saved) + at
+        for i in range(rows):
+            j = 0
+            while j < n:
+                prefetch_to(x + i * g.ldc + j, 1)
+                j += 16
+        part.k = imin((t.k + 2) // 3, t.k - p)
+        run_any(rows, w, half, masked, &part)
+        p += part.k
+        part.a += part.k * t.a_k
+        part.b += part.k * t.b_k
+        part.init = t.out
+        part.ldi = t.ldo
+
+
 # Epilogue of a tile whose z[rows, ldz] lies in a buffer; at: offset of the tile in c, pre and saved.
 cdef void finish(const Gemm *g, float *z, int64_t ldz, int64_t at, int64_t rows, int64_t n) noexcept nogil:
     cdef float saved[TILE]
+    if g.epilogue == EPILOGUE_ADAM:
+        adam_rows(g.update, g.c + at, g.pre + at, <float*>g.saved + at, z, g.ldc, ldz, rows, n)
+        return
     if g.epilogue == EPILOGUE_GRAD:
         if g.act == ACT_RELU:
             gate_rows(g.c + at, z, ldz, g.saved + at, g.ldc, rows, n)

@@ -10,6 +10,8 @@
 #   epilogue 1   c = act(z), and pre = z unless NULL
 #   epilogue 2   c = act'(saved)·z
 #   epilogue 3   c = gelu_tanh(z), and pre = its slope: what the gradient multiplies with, cheap while z is at hand
+#   epilogue 4   z is a weight's gradient and goes into Adam's update of c: pre = m, saved = v, both written, too; then
+#                size goes on with decoupled, eps_first, and scalar is that of `adam`. B is panels, k at most KC
 #
 # Every element of C is one chain of FMAs over k = 0, 1, 2, … in float32, started from bias + C: no bit
 # depends on the number of threads, on the tile, on packing, or on where the matrix ends. Between two blocks
@@ -27,6 +29,7 @@ cdef enum:
     EPILOGUE_ACT = 1
     EPILOGUE_GRAD = 2
     EPILOGUE_SLOPE = 3
+    EPILOGUE_ADAM = 4
     TILE = 512              # floats in the largest tile, at least: MRx·x·VL
     KC = 512                # steps of k in a copied block of A or B
     COPIES = 65536          # floats of both copies, at most
@@ -64,6 +67,7 @@ cdef struct Gemm:
     int64_t epilogue
     int64_t act
     float alpha
+    const Update *update
 
 
 include "epilogue.pxi"
@@ -146,9 +150,12 @@ cdef void gemm_panel(const Gemm *g, Tile *t, bint first, bint last, int64_t row,
                 load_rows(start, ldz, g.c + at, g.ldc, height, n)
                 if first and g.bias != NULL:
                     add_bias(start, ldz, g.bias + col, height, n)
-            if not plain:
-                await_rows(g, at, height, n)
-            run_any(height, w, half, masked, t)
+            if g.epilogue == EPILOGUE_ADAM:
+                run_thirds(g, t, at, height, w, half, masked, n)
+            else:
+                if not plain:
+                    await_rows(g, at, height, n)
+                run_any(height, w, half, masked, t)
             if plain:
                 store_rows(g.c + at, g.ldc, z, ldz, height, n)
             else:
@@ -259,6 +266,7 @@ cdef void split(int64_t batch, int64_t m, int64_t panels, int nthreads, int *ove
 
 cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef Gemm g
+    cdef Update u
     cdef int64_t m = ins.size[0], batch = ins.size[8], count, i, row, row_end, at, at_end, lo, hi
     cdef bint copy_a, copy_b, whole_row, swapped
     cdef int tb, tm, tn, ib, im, jn, few
@@ -274,6 +282,11 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     g.act = ins.size[14]
     g.alpha = <float>ins.scalar[0]
     g.bias = <const float*>ins.ptr[4]
+    if g.epilogue == EPILOGUE_ADAM:
+        u.h = adam_of(ctx, ins.scalar, ins.size[15] != 0, ins.size[16] != 0)
+        u.r.decay = vbroadcast(<float>0.0 if ins.size[15] != 0 else <float>ins.scalar[1])
+        u.r.clip = vbroadcast(<float>1.0)
+        g.update = &u
     count = (vectors(g.n) + NV - 1) // NV
     split(batch, m, count, nthreads, &tb, &tm, &tn)
     if tid >= tb * tm * tn:

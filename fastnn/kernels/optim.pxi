@@ -227,26 +227,55 @@ cdef inline void adam_range(bint plain, bint decoupled, bint amsgrad, const Rang
         adam_at(plain, decoupled, amsgrad, True, r, h, i)
 
 
-# ptr: p, g, m, v, vmax or NULL, clip; size: n, decoupled, eps_first; scalar: lr factor, weight decay, β1, β2, ε.
-cdef void adam(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
-    cdef bint decoupled = ins.size[1] != 0
-    cdef double lr = ctx.lr * ins.scalar[0], b1 = ins.scalar[2], b2 = ins.scalar[3]
-    cdef Range r = range_of(ins, 3, <float>0.0 if decoupled else <float>ins.scalar[1], tid, nthreads)
+# The constants of this iteration. scalar: lr factor, weight decay, β1, β2, ε.
+cdef Adam adam_of(const Context *ctx, const double *scalar, bint decoupled, bint eps_first) noexcept nogil:
+    cdef double lr = ctx.lr * scalar[0], b1 = scalar[2], b2 = scalar[3]
     cdef Adam h
     h.rate = vbroadcast(<float>(-lr / (1.0 - pow(b1, <double>ctx.step))))
-    h.keep = vbroadcast(<float>(1.0 - lr * ins.scalar[1]) if decoupled else <float>1.0)
+    h.keep = vbroadcast(<float>(1.0 - lr * scalar[1]) if decoupled else <float>1.0)
     h.beta1 = vbroadcast(<float>b1)
     h.rest1 = vbroadcast(<float>(1.0 - b1))
     h.beta2 = vbroadcast(<float>b2)
     h.rest2 = vbroadcast(<float>(1.0 - b2))
     h.root = vbroadcast(<float>(1.0 / sqrt(1.0 - pow(b2, <double>ctx.step))))
-    h.eps = vbroadcast(<float>ins.scalar[4])
-    if ins.size[2] != 0:
+    h.eps = vbroadcast(<float>scalar[4])
+    if eps_first:
         h.eps = vmul(h.eps, h.root)
+    return h
+
+
+# ptr: p, g, m, v, vmax or NULL, clip; size: n, decoupled, eps_first; scalar: as above.
+cdef void adam(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
+    cdef bint decoupled = ins.size[1] != 0
+    cdef Range r = range_of(ins, 3, <float>0.0 if decoupled else <float>ins.scalar[1], tid, nthreads)
+    cdef Adam h = adam_of(ctx, ins.scalar, decoupled, ins.size[2] != 0)
     if r.c != NULL: adam_range(False, True, True, &r, &h)
     elif not r.plain: adam_range(False, True, False, &r, &h)
     elif decoupled: adam_range(True, True, False, &r, &h)
     else: adam_range(True, False, False, &r, &h)
+
+
+# The same for rows of a matrix whose gradient is a tile that a product has just made: g[rows, ldg], p, m, v[rows, ld],
+# of which n numbers each. Bits are those of `adam`.
+cdef struct Update:
+    Range r
+    Adam h
+
+
+cdef void adam_rows(const Update *u, float *p, float *m, float *v, const float *g, int64_t ld, int64_t ldg,
+                    int64_t rows, int64_t n) noexcept nogil:
+    cdef Range r = u.r
+    cdef Adam h = u.h
+    cdef int64_t i
+    r.lo = 0
+    r.hi = n
+    r.mask = mask_of((n - 1) % VL + 1)
+    for i in range(rows):
+        r.p = p + i * ld
+        r.g = g + i * ldg
+        r.a = m + i * ld
+        r.b = v + i * ld
+        adam_range(False, True, False, &r, &h)
 
 
 # g = min(max(g, -limit), limit). ptr: g; size: n; scalar: limit.

@@ -9,7 +9,7 @@ from .elementwise import unbroadcast
 from .unary import KINDS
 
 # Epilogues of the products (kernels/gemm.pxi, conv.pxi).
-NONE, ACTIVATION, GRADIENT, SLOPE = 0, 1, 2, 3
+NONE, ACTIVATION, GRADIENT, SLOPE, ADAM = 0, 1, 2, 3, 4
 
 
 def matrix_extents(a: Tensor, b: Tensor, ta: bool, tb: bool) -> tuple[int, int, int]:
@@ -67,6 +67,10 @@ def _matmul_lower(node: Tensor) -> list[Instr]:
     bias, saved, kind, act, alpha = epilogue(node)
     pre = (node, 1) if attrs.get("pre") else None
     sizes = (m, n, k, n, a_m, a_k, b_k, b_n, batch, m * n, a_batch, b_batch, 0, kind, act)
+    if "update" in attrs:                        # of the parameters whose gradient this is: graph/update.py
+        p, _, mean, square, *_ = attrs["update"].ptrs
+        sizes = (*sizes[:-2], ADAM, 0, *attrs["update"].sizes[1:])
+        return [Instr("gemm", (p, mean, a, b, None, square), sizes, attrs["update"].scalars)]
     return [Instr("gemm", ((node, 0), pre, a, b, bias, saved), sizes, (alpha,))]
 
 
