@@ -13,22 +13,23 @@ if TYPE_CHECKING:
 
 SECONDS = 0.1                   # of a block, about: a look at trainer.stop_training is due then
 COPIES = 20                     # but a block takes at least so many times as long as keeping the state before it and
-#                                 checking that after it. Where that is hundreds of megabytes and an epoch an iteration,
-#                                 it took a fifth of the time, a third with 4 threads, which copy no faster than one
+#                                 checking that after it, or else keeps none of its own. Where that is
+#                                 hundreds of megabytes and an epoch an iteration, it took a fifth of the time, a third
+#                                 with 4 threads, which copy no faster than one
 MOST = 1000                     # epochs of a block: what is done with its values in Python stays short
 
 
 class Blocks:
     """The epochs of a loop, a block at a time, with the results that the loop itself gives.
 
-    A block in which something becomes NaN is not looked into: all goes back to the start of the block before, and
+    A block in which something becomes NaN is not looked into: all goes back to the state kept before the last one, and
     the loop takes the same epochs again, one by one, to stop at the right one with the right parameters.
     """
 
     def __init__(self, loop: Loop):
         self.loop = loop
         self.spare, self.kept = loop.trainer._memory.epoch_snapshots()
-        self.starts = []                # of the block before and of this one, or of this one alone
+        self.starts = []                # of the last two states that were kept, or of the only one
 
     @staticmethod
     def suits(loop: Loop) -> bool:
@@ -41,15 +42,17 @@ class Blocks:
     def run(self) -> bool:
         """Train to the end; False where the loop has to take over."""
         loop, trainer, at = self.loop, self.loop.trainer, self.loop.at
-        memory, epochs = trainer._memory, 1
+        memory, epochs, keeping, trained = trainer._memory, 1, 0.0, 0.0
         while at.epoch < at.epochs and not trainer.stop_training:
             loop._check()
-            started = time.perf_counter()
-            self.spare, self.kept = self.kept, memory.remember(self.spare)
-            keeping = time.perf_counter() - started
-            self.starts = [*self.starts[-1:], (self._counters(), self.kept)]
+            if trained >= COPIES * keeping:
+                started, trained = time.perf_counter(), 0.0
+                self.spare, self.kept = self.kept, memory.remember(self.spare)
+                keeping = time.perf_counter() - started
+                self.starts = [*self.starts[-1:], (self._counters(), self.kept)]
             until = min([at.epochs, *[e for e in loop.sizes.sizes if e > at.epoch]])
-            seconds, diverged = self._block(min(epochs, until - at.epoch))
+            epochs = min(epochs, until - at.epoch)
+            seconds, diverged = self._block(epochs)
             started = time.perf_counter()
             if diverged or not memory.finite():
                 (trainer.epoch, trainer.iteration, at.epoch, at.iteration), snapshot = self.starts[0]
@@ -57,8 +60,9 @@ class Blocks:
                 memory.restore(snapshot)
                 loop.history.truncate(at.epoch)
                 return False
-            keeping += time.perf_counter() - started
-            epochs = max(1, min(MOST, int(max(SECONDS, COPIES * keeping) / max(seconds, 1e-9))))
+            checking = time.perf_counter() - started
+            trained += seconds * epochs
+            epochs = max(1, min(MOST, int(max(SECONDS, COPIES * (keeping + checking)) / max(seconds, 1e-9))))
         return True
 
     def _counters(self) -> tuple[int, int, int, int]:
