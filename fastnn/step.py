@@ -18,6 +18,7 @@ from .graph.ids import IdRange, id_ranges
 from .graph.ops import apply
 from .graph.plan import Place, align, plan
 from .graph.program import Program, aligned_zeros, place_constants
+from .graph.tables import products_once_for_each_id
 from .graph.tensor import FLOAT, Out, Tensor, constant, source, tracing
 from .graph.update import LARGE, updates_in_products
 from .nn.losses import Loss
@@ -279,7 +280,7 @@ def compile_step(
     updates = trace.updates if training else []
     graph = Graph([*results, *outputs, *(result for result, _ in updates)])
     classes, ids = _classes(graph, inputs[1]), [one for one in id_ranges(graph) if one.input == "x"]
-    graph = fuse(graph, STEP_RULES)
+    graph = fuse(products_once_for_each_id(graph), STEP_RULES)
     inside, n_update = [], 0
     if training and not stored:
         graph, n_update, inside = updates_in_products(graph, len(results), [optimizer.single(*one) for one in named])
