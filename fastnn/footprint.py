@@ -127,9 +127,9 @@ def installed() -> list[str]:
 
 def disk(name: str) -> int:
     """Bytes of a library's folders, without bytecode caches, and without what a checkout has beside the installed
-    files: sources that are compiled, and what a build in place leaves."""
+    files: sources that are compiled, notes on them, and what a build in place leaves."""
     total = 0
-    left_out = (".pyc", ".c", ".html", *((".pyx", ".pxi", ".pxd") if name == "fastnn" else ()))
+    left_out = (".pyc", ".c", ".html", *((".pyx", ".pxi", ".pxd", ".md") if name == "fastnn" else ()))
     for package in PACKAGES[name]:
         try:
             spec = find_spec(package)

@@ -80,10 +80,13 @@ class Case:
 def bound(isa: str) -> Iterator[None]:
     """Everything compiled inside runs the kernels of `isa`."""
     module = import_module(f"fastnn.kernels._{isa}")
+    size = partial(packed_size, lanes=module.VECTOR_LANES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program_module, "KERNELS", module.KERNELS)
-        patch.setattr(linalg, "packed_size", partial(packed_size, lanes=module.VECTOR_LANES))
+        patch.setattr(linalg, "packed_size", size)
         patch.setattr(products, "_GEMM", module.KERNELS["gemm"])
+        patch.setattr(products, "_PACK", module.KERNELS["pack"])
+        patch.setattr(products, "packed_size", size)
         patch.setattr(engine_source, "_FIRST_NONFINITE", module.KERNELS["first_nonfinite"])
         patch.setattr(engine_source, "_INTEGER_RANGE", module.KERNELS["integer_range"])
         dispatch.forget()

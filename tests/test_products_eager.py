@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from check_op import bound, for_each_isa
 
+import fastnn
 from fastnn import functional as F  # noqa: N812
+
+
+@pytest.fixture
+def threads():
+    before = fastnn.get_num_threads()
+    yield fastnn.set_num_threads
+    fastnn.set_num_threads(before)
+
 
 RNG = np.random.default_rng(5)
 SHAPES = [
@@ -51,6 +62,35 @@ def test_views(isa, shape):
                     np.testing.assert_allclose(y, exact, rtol=0, atol=1e-6 + 2e-6 * k**0.5, err_msg=f"{left} · {right}")
                 assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
                 assert y is c
+
+
+@for_each_isa
+@pytest.mark.parametrize("shape", [(130, 129, 131), (1, 1031, 1100), (1027, 40, 137), (1024, 300, 128)], ids=str)
+def test_large_products_have_the_same_bits_on_any_number_of_threads(isa, shape, threads):
+    """Those of 2²⁰ multiplications and more; of a transposed A of 1,024 rows and more with B in panels."""
+    m, k, n = shape
+    with bound(isa):
+        for left, a in views(m, k).items():
+            b = views(k, n)["slice" if left == "transposed" else "contiguous"]
+            exact = a.astype(np.float64) @ b.astype(np.float64)
+            found = []
+            for count in (1, 2, 3, 4):
+                threads(count)
+                out = np.full(m * n + 32, np.nan, np.float32)
+                found.append(F.matmul(a, b, out=out[16:-16].reshape(m, n)))
+                assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
+                np.testing.assert_array_equal(found[-1], found[0], err_msg=f"{left}, {count} threads")
+            np.testing.assert_array_equal(F.matmul(a, b), found[0], err_msg=left)
+            np.testing.assert_allclose(found[0], exact, rtol=0, atol=1e-5 * k**0.5, err_msg=left)
+
+
+def test_large_products_from_several_python_threads():
+    """One of them has the team, the others do their products alone."""
+    a, b = (RNG.standard_normal((200, 200)).astype(np.float32) for _ in range(2))
+    expected = F.matmul(a, b)
+    with ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda _: F.matmul(a, b), range(200)):
+            np.testing.assert_array_equal(result, expected)
 
 
 def test_broadcast_views():

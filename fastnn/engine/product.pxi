@@ -3,6 +3,9 @@
 
 cdef enum:
     FEW = 32768             # multiplications that are over before another Python thread could begin
+    ALONE = 1 << 20         # and before another thread of the team would pay
+    MANY_ROWS = 1024        # of a transposed A: its blocks would each copy B again, as in graph/panels.py
+    MANY_COLUMNS = 128
 
 # A matrix as gemm reads it: where, its extents, and the distance of rows and columns in floats.
 cdef struct Matrix:
@@ -43,31 +46,86 @@ cdef inline Matrix transposed(const Matrix *m) noexcept:
     return t
 
 
-def multiply(size_t kernel, a, b, out):
-    """a·b by the kernel gemm, in `out` unless that is None; None for operands that it does not read as they lie."""
-    cdef Matrix x, y, z
-    cdef Instr ins
-    cdef Context ctx
-    if not as_matrix(a, &x, False) or not as_matrix(b, &y, False) or x.columns != y.rows:
+# Threads for so many multiplications: each further one must save the 10 us after which it begins, and a barrier.
+cdef inline int threads_for(double multiplications, int most) noexcept:
+    cdef double seconds = multiplications / 50e9
+    cdef int n = 1
+    while n < most and seconds / n - seconds / (n + 1) > 11e-6:
+        n += 1
+    return n
+
+
+# The gemm instruction of a·b, its operands, and the array that it writes; None where it does not read these as they lie.
+cdef inline object product_of(Instr *ins, Matrix *x, Matrix *y, a, b, out):
+    cdef Matrix z
+    if not as_matrix(a, x, False) or not as_matrix(b, y, False) or x.columns != y.rows:
         return None
     if out is None:
         out = empty((x.rows, y.columns), FLOAT32)
     if not as_matrix(out, &z, True) or z.rows != x.rows or z.columns != y.columns or z.column_step != 1 \
-            or z.row_step != z.columns or overlap(&z, &x) or overlap(&z, &y):
+            or z.row_step != z.columns or overlap(&z, x) or overlap(&z, y):
         return None
-    memset(&ins, 0, sizeof(Instr))
-    memset(&ctx, 0, sizeof(Context))
+    memset(ins, 0, sizeof(Instr))
     if y.columns == 1 and (x.column_step != 1 or y.row_step != 1):
         # The kernel takes one column of k side by side, and one row of any: bᵀ·Aᵀ is the same vector.
-        x, y = transposed(&y), transposed(&x)
+        x[0], y[0] = transposed(y), transposed(x)
         z.columns, z.rows = z.rows, 1
     ins.ptr[0], ins.ptr[2], ins.ptr[3] = <void*>z.address, <void*>x.address, <void*>y.address
     ins.size[0], ins.size[1], ins.size[2], ins.size[3] = z.rows, z.columns, x.columns, z.columns
     ins.size[4], ins.size[5], ins.size[6], ins.size[7] = x.row_step, x.column_step, y.row_step, y.column_step
     ins.size[8] = 1
-    if x.rows * x.columns * y.columns < FEW:
+    return out
+
+
+def multiply(size_t kernel, a, b, out):
+    """a·b by the kernel gemm, in `out` unless that is None. None for operands that it does not read as they lie, False
+    for a product that is large enough for `multiply_large`; nothing was written then."""
+    cdef Matrix x, y
+    cdef Instr ins
+    cdef Context ctx
+    cdef int64_t multiplications
+    result = product_of(&ins, &x, &y, a, b, out)
+    if result is None:
+        return None
+    memset(&ctx, 0, sizeof(Context))
+    multiplications = x.rows * x.columns * y.columns
+    if multiplications < FEW:
         (<kernel_t>kernel)(&ins, &ctx, 0, 1)
-    else:
-        with nogil:
-            (<kernel_t>kernel)(&ins, &ctx, 0, 1)
+        return result
+    if multiplications >= ALONE:
+        return False
+    with nogil:
+        (<kernel_t>kernel)(&ins, &ctx, 0, 1)
+    return result
+
+
+def multiply_large(size_t kernel, a, b, out, size_t pack, packed_size, int most):
+    """The same by the team, on at most so many threads, with the kernel `pack` where a block of A after the other would
+    copy B again."""
+    cdef Matrix x, y
+    cdef Run run
+    cdef Instr code[2]
+    cdef Instr *ins = &code[1]
+    cdef int64_t m, n, k
+    cdef int nthreads
+    out = product_of(ins, &x, &y, a, b, out)
+    if out is None:
+        return None
+    m, n, k = ins.size[0], ins.size[1], ins.size[2]
+    memset(&run, 0, sizeof(Run))
+    ins.kernel = <kernel_t>kernel
+    run.code = code
+    run.begin, run.end = 1, 2
+    if x.row_step == 1 and m >= MANY_ROWS and n >= MANY_COLUMNS and y.column_step == 1:
+        panels = empty(packed_size(n, k) + 16, FLOAT32)
+        run.begin = 0
+        memset(code, 0, sizeof(Instr))
+        code[0].kernel = <kernel_t>pack
+        code[0].ptr[0] = ins.ptr[3] = <void*>((<size_t>address_of(panels) + 63) & ~<size_t>63)
+        code[0].ptr[1] = <void*>y.address
+        code[0].size[0], code[0].size[1], code[0].size[2], code[0].size[3], code[0].size[4] = n, k, y.row_step, 1, 1
+        ins.size[6], ins.size[7] = 0, 1
+    nthreads = threads_for(<double>m * n * k, most)
+    with nogil:
+        team_run(run_once_body, &run, nthreads)
     return out

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from ..engine.executor import multiply
+from ..engine.executor import multiply, multiply_large
+from ..engine.threads import get_num_threads
 from ..graph import ops
 from ..graph.ops.elementwise import broadcast_shapes
 from ..graph.tensor import Tensor, current
-from ..kernels.table import KERNELS
+from ..kernels.table import KERNELS, packed_size
 from .arithmetic import apply_binary
 from .dispatch import as_float, call, floats
 from .shape import expand_to
 
-_GEMM = KERNELS["gemm"]
+_GEMM, _PACK = KERNELS["gemm"], KERNELS["pack"]
 
 
 def _apply_matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -49,6 +50,8 @@ def matmul(a, b, out=None):
     Transposed views and slices of float32 matrices are read where they lie.
     """
     result = multiply(_GEMM, a, b, out)
+    if result is False:
+        result = multiply_large(_GEMM, a, b, out, _PACK, packed_size, get_num_threads())
     return result if result is not None else call(_apply_matmul, (as_float(a), as_float(b)), out)
 
 
