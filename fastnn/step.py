@@ -19,7 +19,7 @@ from .graph.ops import apply
 from .graph.plan import Place, align, plan
 from .graph.program import Program, aligned_zeros, place_constants
 from .graph.tables import products_once_for_each_id
-from .graph.tensor import FLOAT, Out, Tensor, constant, source, tracing
+from .graph.tensor import FLOAT, Out, Tensor, Trace, constant, source, tracing
 from .graph.update import LARGE, updates_in_products
 from .nn.losses import Loss
 from .nn.module import Module, _modes
@@ -259,22 +259,7 @@ def compile_step(
         results = [value, weight, *(_scalar(name, m(prediction, inputs[1])) for name, m in metrics.items())]
         results += [apply("copy", prediction)] if keep_prediction else []
         results = [apply("copy", r) if r.op in ("reshape", "input") else r for r in results]
-        named: list[tuple[str, Parameter]] = []
-        outputs: list[Tensor] = []
-        if training:
-            candidates = [
-                (name, p) for name, p in model.named_parameters() if p.requires_grad and id(p) in trace.parameters
-            ]
-            for (name, p), g in zip(
-                candidates, gradients(value, [p.symbol(trace) for _, p in candidates]), strict=True
-            ):
-                if g is not None:
-                    # Each gradient gets the memory of its parameter's place, so it must be nobody else's.
-                    outputs.append(apply("copy", g) if is_borrowed(g, outputs) or root(g) is not g else g)
-                    named.append((name, p))
-            if not named:
-                raise ValueError("nothing to train: the loss depends on no parameter with requires_grad")
-
+        named, outputs = _gradients(value, model, trace) if training else ([], [])
         memory.arena.check_holds(node.attrs["parameter"] for node in trace.parameters.values())
     # Statistics that buffers are updated with, in the order of the trace; only where there is an update.
     updates = trace.updates if training else []
@@ -310,6 +295,21 @@ def compile_step(
     program = Program(graph, planned, segments, update, n_update=n_update)
     kept = results.pop() if keep_prediction else None
     return Step(program, memory, x.shape[0], results, classes, ids, kept)
+
+
+def _gradients(value: Tensor, model: Module, trace: Trace) -> tuple[list[tuple[str, Parameter]], list[Tensor]]:
+    """The parameters, by name, that the loss depends on, and its gradients. ValueError where there are none."""
+    used = [(name, p) for name, p in model.named_parameters() if p.requires_grad and id(p) in trace.parameters]
+    named: list[tuple[str, Parameter]] = []
+    outputs: list[Tensor] = []
+    for one, g in zip(used, gradients(value, [p.symbol(trace) for _, p in used]), strict=True):
+        if g is not None:
+            # Each gradient gets the memory of its parameter's place, so it must be nobody else's.
+            outputs.append(apply("copy", g) if is_borrowed(g, outputs) or root(g) is not g else g)
+            named.append(one)
+    if not named:
+        raise ValueError("nothing to train: the loss depends on no parameter with requires_grad")
+    return named, outputs
 
 
 @contextmanager
