@@ -67,7 +67,7 @@ cdef struct Gemm:
     int64_t epilogue
     int64_t act
     float alpha
-    const Update *update
+    Update *update
 
 
 include "epilogue.pxi"
@@ -283,9 +283,7 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     g.alpha = <float>ins.scalar[0]
     g.bias = <const float*>ins.ptr[4]
     if g.epilogue == EPILOGUE_ADAM:
-        u.h = adam_of(ctx, ins.scalar, ins.size[15] != 0, ins.size[16] != 0)
-        u.r.decay = vbroadcast(<float>0.0 if ins.size[15] != 0 else <float>ins.scalar[1])
-        u.r.clip = vbroadcast(<float>1.0)
+        u = update_of(ctx, ins.scalar, ins.size[15] != 0, ins.size[16] != 0)
         g.update = &u
     count = (vectors(g.n) + NV - 1) // NV
     split(batch, m, count, nthreads, &tb, &tm, &tn)

@@ -244,15 +244,20 @@ cdef Adam adam_of(const Context *ctx, const double *scalar, bint decoupled, bint
     return h
 
 
+# One function for all who update: in another copy the compiler might join other products and sums to FMAs.
+cdef void adam_update(const Range *r, const Adam *h, bint decoupled) noexcept nogil:
+    if r.c != NULL: adam_range(False, True, True, r, h)
+    elif not r.plain: adam_range(False, True, False, r, h)
+    elif decoupled: adam_range(True, True, False, r, h)
+    else: adam_range(True, False, False, r, h)
+
+
 # ptr: p, g, m, v, vmax or NULL, clip; size: n, decoupled, eps_first; scalar: as above.
 cdef void adam(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef bint decoupled = ins.size[1] != 0
     cdef Range r = range_of(ins, 3, <float>0.0 if decoupled else <float>ins.scalar[1], tid, nthreads)
     cdef Adam h = adam_of(ctx, ins.scalar, decoupled, ins.size[2] != 0)
-    if r.c != NULL: adam_range(False, True, True, &r, &h)
-    elif not r.plain: adam_range(False, True, False, &r, &h)
-    elif decoupled: adam_range(True, True, False, &r, &h)
-    else: adam_range(True, False, False, &r, &h)
+    adam_update(&r, &h, decoupled)
 
 
 # The same for rows of a matrix whose gradient is a tile that a product has just made: g[rows, ldg], p, m, v[rows, ld],
@@ -260,22 +265,33 @@ cdef void adam(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
 cdef struct Update:
     Range r
     Adam h
+    bint decoupled
 
 
-cdef void adam_rows(const Update *u, float *p, float *m, float *v, const float *g, int64_t ld, int64_t ldg,
-                    int64_t rows, int64_t n) noexcept nogil:
-    cdef Range r = u.r
-    cdef Adam h = u.h
+cdef Update update_of(const Context *ctx, const double *scalar, bint decoupled, bint eps_first) noexcept nogil:
+    cdef Update u
+    cdef float decay = <float>0.0 if decoupled else <float>scalar[1]
+    u.h = adam_of(ctx, scalar, decoupled, eps_first)
+    u.decoupled = decoupled
+    u.r.c = NULL
+    u.r.lo = 0
+    u.r.plain = decay == <float>0.0
+    u.r.clip = vbroadcast(<float>1.0)
+    u.r.decay = vbroadcast(decay)
+    return u
+
+
+cdef void adam_rows(Update *u, float *p, float *m, float *v, const float *g, int64_t ld, int64_t ldg, int64_t rows,
+                    int64_t n) noexcept nogil:
     cdef int64_t i
-    r.lo = 0
-    r.hi = n
-    r.mask = mask_of((n - 1) % VL + 1)
+    u.r.hi = n
+    u.r.mask = mask_of((n - 1) % VL + 1)
     for i in range(rows):
-        r.p = p + i * ld
-        r.g = g + i * ldg
-        r.a = m + i * ld
-        r.b = v + i * ld
-        adam_range(False, True, False, &r, &h)
+        u.r.p = p + i * ld
+        u.r.g = g + i * ldg
+        u.r.a = m + i * ld
+        u.r.b = v + i * ld
+        adam_update(&u.r, &u.h, u.decoupled)
 
 
 # g = min(max(g, -limit), limit). ptr: g; size: n; scalar: limit.
