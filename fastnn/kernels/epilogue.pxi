@@ -107,7 +107,7 @@ cdef void run_thirds(const Gemm *g, Tile *t, int64_t at, int64_t rows, int64_t w
 cdef void finish(const Gemm *g, float *z, int64_t ldz, int64_t at, int64_t rows, int64_t n) noexcept nogil:
     cdef float saved[TILE]
     if g.epilogue == EPILOGUE_ADAM:
-        adam_rows(g.update, g.c + at, g.pre + at, <float*>g.saved + at, z, g.ldc, ldz, rows, n)
+        update_tile(g.update, g.c + at, g.pre + at, <float*>g.saved + at, z, g.ldc, ldz, rows, n)
         return
     if g.epilogue == EPILOGUE_GRAD:
         if g.act == ACT_RELU:

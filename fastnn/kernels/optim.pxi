@@ -244,12 +244,22 @@ cdef Adam adam_of(const Context *ctx, const double *scalar, bint decoupled, bint
     return h
 
 
-# One function for all who update: in another copy the compiler might join other products and sums to FMAs.
-cdef void adam_update(const Range *r, const Adam *h, bint decoupled) noexcept nogil:
-    if r.c != NULL: adam_range(False, True, True, r, h)
-    elif not r.plain: adam_range(False, True, False, r, h)
-    elif decoupled: adam_range(True, True, False, r, h)
-    else: adam_range(True, False, False, r, h)
+# Rows of p, m, v, ld apart, and of g, ldg apart: i from lo to hi of each. One function for all who update: in another
+# copy the compiler might join other products and sums to FMAs. Its own copies of r and h can wait in registers.
+cdef void adam_rows(const Range *range_, const Adam *adam_, bint decoupled, int64_t rows, int64_t ld,
+                    int64_t ldg) noexcept nogil:
+    cdef Range r = range_[0]
+    cdef Adam h = adam_[0]
+    cdef int64_t i
+    for i in range(rows):
+        if r.c != NULL: adam_range(False, True, True, &r, &h)
+        elif not r.plain: adam_range(False, True, False, &r, &h)
+        elif decoupled: adam_range(True, True, False, &r, &h)
+        else: adam_range(True, False, False, &r, &h)
+        r.p += ld
+        r.g += ldg
+        r.a += ld
+        r.b += ld
 
 
 # ptr: p, g, m, v, vmax or NULL, clip; size: n, decoupled, eps_first; scalar: as above.
@@ -257,11 +267,10 @@ cdef void adam(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     cdef bint decoupled = ins.size[1] != 0
     cdef Range r = range_of(ins, 3, <float>0.0 if decoupled else <float>ins.scalar[1], tid, nthreads)
     cdef Adam h = adam_of(ctx, ins.scalar, decoupled, ins.size[2] != 0)
-    adam_update(&r, &h, decoupled)
+    adam_rows(&r, &h, decoupled, 1, 0, 0)
 
 
-# The same for rows of a matrix whose gradient is a tile that a product has just made: g[rows, ldg], p, m, v[rows, ld],
-# of which n numbers each. Bits are those of `adam`.
+# The same for a matrix whose gradient is made tile by tile; p, g, m, v and hi are each tile's own.
 cdef struct Update:
     Range r
     Adam h
@@ -281,17 +290,16 @@ cdef Update update_of(const Context *ctx, const double *scalar, bint decoupled, 
     return u
 
 
-cdef void adam_rows(Update *u, float *p, float *m, float *v, const float *g, int64_t ld, int64_t ldg, int64_t rows,
-                    int64_t n) noexcept nogil:
-    cdef int64_t i
+# p, m, v[rows, ld] by g[rows, ldg], of which n numbers each.
+cdef void update_tile(Update *u, float *p, float *m, float *v, const float *g, int64_t ld, int64_t ldg, int64_t rows,
+                      int64_t n) noexcept nogil:
+    u.r.p = p
+    u.r.g = g
+    u.r.a = m
+    u.r.b = v
     u.r.hi = n
     u.r.mask = mask_of((n - 1) % VL + 1)
-    for i in range(rows):
-        u.r.p = p + i * ld
-        u.r.g = g + i * ldg
-        u.r.a = m + i * ld
-        u.r.b = v + i * ld
-        adam_update(&u.r, &u.h, u.decoupled)
+    adam_rows(&u.r, &u.h, u.decoupled, rows, ld, ldg)
 
 
 # g = min(max(g, -limit), limit). ptr: g; size: n; scalar: limit.
