@@ -209,7 +209,8 @@ cdef inline void adam_at(bint plain, bint decoupled, bint amsgrad, bint masked, 
     cdef vec m = vfma(h.beta1, get(masked, r, r.a + i), vmul(h.rest1, d))
     cdef vec v = vfma(h.beta2, get(masked, r, r.b + i), vmul(vmul(h.rest2, d), d))
     if decoupled:
-        p = vmul(h.keep, p)
+        # A plain product could become an FMA with the sum below in one copy and not in another, masked one.
+        p = vfma(h.keep, p, vzero())
     put(masked, r, r.a + i, m)
     put(masked, r, r.b + i, v)
     if amsgrad:
@@ -244,8 +245,7 @@ cdef Adam adam_of(const Context *ctx, const double *scalar, bint decoupled, bint
     return h
 
 
-# Rows of p, m, v, ld apart, and of g, ldg apart: i from lo to hi of each. One function for all who update: in another
-# copy the compiler might join other products and sums to FMAs. Its own copies of r and h can wait in registers.
+# Rows of p, m, v, ld apart, and of g, ldg apart: i from lo to hi of each. Its own copies of r and h can wait in registers.
 cdef void adam_rows(const Range *range_, const Adam *adam_, bint decoupled, int64_t rows, int64_t ld,
                     int64_t ldg) noexcept nogil:
     cdef Range r = range_[0]
