@@ -7,7 +7,8 @@ again. With V rows and N tokens, N many times V,
     dW = dyᵀ·table[ids]      = sᵀ·table                         s[v] = Σ dy[i] over the i with ids[i] = v
     dtable = Σ (dy·W)[i]     = s·W,  and  db = Σ dy = Σ s
 
-They are the same sums in another order. For training steps; run before any other rule.
+They are the same sums in another order, of finite numbers: a NaN in a row that no token has would reach dW by 0·NaN. For
+training steps; run before any other rule.
 """
 
 from __future__ import annotations
@@ -61,19 +62,17 @@ def ids_permuted() -> Rule:
 def product_of_table(node: Tensor, uses: Counter[int]) -> Tensor | None:
     """table[ids]·W → (table·W)[ids], and what is added to all rows alike → added to the table's."""
     if node.op == "matmul" and not node.attrs["ta"] and len(node.inputs) == 2 and node.inputs[1].ndim == 2:
-        rows, w = node.inputs
-        made = lambda table: apply("matmul", table, w, **node.attrs)              # noqa: E731
+        rows, other = node.inputs
     elif node.op == "binary" and node.attrs["kind"] == "add" and {x.ndim for x in node.inputs} == {node.ndim, 1}:
-        rows, bias = sorted(node.inputs, key=lambda x: -x.ndim)
-        if root(rows).op != "embedding" or root(rows).inputs[0].op != "matmul" or bias.shape != node.shape[-1:]:
+        rows, other = sorted(node.inputs, key=lambda x: -x.ndim)
+        if root(rows).op != "embedding" or root(rows).inputs[0].op != "matmul" or other.shape != node.shape[-1:]:
             return None
-        made = lambda table: apply("binary", table, bias, **node.attrs)           # noqa: E731
     else:
         return None
     if not _is_rows(rows):
         return None
     table, ids = root(rows).inputs
-    found = apply("embedding", made(table), ids, padding=-1)
+    found = apply("embedding", apply(node.op, table, other, **node.attrs), ids, padding=-1)
     return found if found.shape == node.shape else apply("reshape", found, shape=node.shape)
 
 

@@ -183,7 +183,7 @@ cdef void gemm_direct(const Gemm *g, int64_t row, int64_t row_end, int64_t at, i
         at += w
 
 
-# The same with copies on the stack of what lies badly: KC rows of a panel of B, KC by MC of a transposed A.
+# The same with copies on the stack of what lies badly: KC rows of a panel of B, blocks of a transposed A.
 cdef void gemm_copied(const Gemm *g, int64_t row, int64_t row_end, int64_t at, int64_t at_end, bint copy_a,
                       bint copy_b) noexcept nogil:
     cdef float raw[COPIES + 16]

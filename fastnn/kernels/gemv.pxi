@@ -13,7 +13,7 @@ cdef enum:
     DOTS = 8                # rows side by side for a vector: chains enough to hide the latency of the FMA
     SUMMED = 16             # elements of a row or column of c whose sums are added together
     DOTTED = 12             # rows or columns of C at most that are dot products; 2 to 8 only where k is so many times
-    DOTTED_K = 16           # as long, 9 to 12 from LEAST_K on. Packing (graph/fuse.py) knows it by graph/ops/linalg.py
+    DOTTED_K = 16           # as long, 9 to 12 from LEAST_K on. Packing (graph/panels.py) knows it by graph/ops/linalg.py
     LEAST_K = 96
     FEW_ROWS = 1
     FEW_COLUMNS = 2
