@@ -235,9 +235,9 @@ def test_a_single_row_is_not_packed_in_a_step(shape):
 
 def test_large_weights_are_packed_for_inference_only():
     """A step reads them once between two updates: the product itself copies them block by block."""
-    before = graph_of(F.linear, (33, 512), (512, 512))
+    before = graph_of(F.linear, (33, 512), (panels.LARGE // 512, 512))
     assert ops(fuse(before, STEP_RULES)) == ["matmul"] and ops(fuse(before)) == ["pack", "matmul"]
-    unchanged(before, fuse(before, STEP_RULES), atol=1e-4)
+    unchanged(before, fuse(before, STEP_RULES), atol=2e-4)
 
 
 @for_each_isa

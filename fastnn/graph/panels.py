@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from ..kernels.table import VECTOR_LANES
 from .graph import root
 from .ops import apply
 from .ops.linalg import dotted
 from .tensor import Tensor, size_of
 
-LARGE = 1 << 18             # floats of a matrix that does not stay in L2 beside its panels
+# Floats of a matrix that does not stay in caches beside its panels; narrow vectors copy it block by block more slowly.
+LARGE = 1 << (18 if VECTOR_LANES == 16 else 20)
 MANY_ROWS, MANY_COLUMNS = 1024, 128
 
 Rule = Callable[[Tensor, Counter[int]], Tensor | None]

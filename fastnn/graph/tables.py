@@ -7,8 +7,8 @@ again. With V rows and N tokens, N many times V,
     dW = dyᵀ·table[ids]      = sᵀ·table                         s[v] = Σ dy[i] over the i with ids[i] = v
     dtable = Σ (dy·W)[i]     = s·W,  and  db = Σ dy = Σ s
 
-They are the same sums in another order, of finite numbers: a NaN in a row that no token has would reach dW by 0·NaN. For
-training steps; run before any other rule.
+They are the same sums in another order, of finite numbers: a NaN in a row that no token has would reach dW by 0·NaN.
+For training steps; run before any other rule.
 """
 
 from __future__ import annotations

@@ -22,8 +22,10 @@ def _bind():
 ISA, _module = _bind()
 KERNELS: dict[str, int] = _module.KERNELS
 """Kernel name → address of the C function."""
+VECTOR_LANES: int = _module.VECTOR_LANES
+"""Floats of a vector."""
 
 
-def packed_size(n: int, k: int, lanes: int = _module.VECTOR_LANES) -> int:
+def packed_size(n: int, k: int, lanes: int = VECTOR_LANES) -> int:
     """Floats that the panels of one B[k, n] take, as the kernels `pack` and `gemm` of so many lanes lay them out."""
     return (n + lanes - 1) // lanes * lanes * k
