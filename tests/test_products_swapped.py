@@ -30,12 +30,18 @@ def test_bits_are_those_of_more_rows(m, k, n, isa):
 
 
 @for_each_isa
-@pytest.mark.parametrize("m,k,n", [(16, 300, 10), (64, 300, 5), (32, 129, 33), (16, 1100, 3)])
+@pytest.mark.parametrize("m,k,n", [(8, 700, 5), (16, 300, 10), (32, 129, 33), (16, 1100, 3), (64, 300, 5), (65, 600, 33),
+                                   (100, 256, 10), (129, 530, 3), (200, 130, 16)])  # fmt: skip
 def test_few_columns_by_a_transposed_a(m, k, n, isa):
-    a, b = normal(k, m).T, normal(k, n)
+    """A is read where it lies, not beside it, and the bits are those of more columns, which need not be turned."""
+    wide, b, more = np.full((k, m + 9), np.nan, np.float32), normal(k, n), normal(k, 128)
+    wide[:, 4:-5] = normal(k, m)
+    a = wide[:, 4:-5].T
     with bound(isa):
-        expected = F.matmul(np.concatenate([a.T] * 9, axis=1).T, b)[:m]
-        assert F.matmul(a, b).tobytes() == expected.tobytes()
+        expected = F.matmul(a, np.concatenate([b, more], axis=1))[:, :n]
+        out = np.full(m * n + 32, np.nan, np.float32)
+        assert F.matmul(a, b, out=out[16:-16].reshape(m, n)).tobytes() == expected.tobytes()
+        assert np.isnan(out[:16]).all() and np.isnan(out[-16:]).all()
     np.testing.assert_allclose(expected, a.astype(np.float64) @ b, rtol=0, atol=1e-5 + 2e-7 * k)
 
 
@@ -81,7 +87,10 @@ def test_bits_do_not_depend_on_how_wide_the_last_vector_is(n, isa):
 @for_each_isa
 @pytest.mark.parametrize("n", [5, 20, 40])
 def test_epilogues_of_half_vectors(n, isa):
+    rng = np.random.default_rng(n)                              # the same in any order: no element on relu's kink
     for act, reference in ((F.relu, R.relu), (F.tanh, np.tanh), (lambda x: F.gelu(x, "tanh"), R.gelu_tanh)):
-        inputs = normal(37, 70), normal(n, 70) / 8, normal(n), normal(9, n)
+        shapes = ((37, 70), (n, 70), (n,), (9, n))
+        x, w, b, head = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+        inputs = x, w / 8, b, head
         check_op(product(f"half{n}", two_layers(F.linear, act), two_layers(R.linear, reference), *inputs, k=100,
                          grad_atol=2e-4), isa)  # fmt: skip

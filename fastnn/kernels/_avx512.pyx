@@ -67,9 +67,10 @@ cdef enum:
     COPY_LD = 1024          # a row-major B is copied from rows·b_k = COPY_B on where b_k >= COPY_LD,
     COPY_B = 131072
     COPY_NEAR = 1 << 30     # else from COPY_NEAR on
-    SWAP_ROWS = 64          # rows of A·Bᵀ at most that are computed as B·Aᵀ (gemm_swapped.pxi)
+    SWAP_ROWS = 64          # rows of C that are computed as rows of its transpose (gemm_swapped.pxi)
     DOT_ROWS = 4            # rows of a tile of dot products, at most (gemv.pxi)
     SWAP_C = 16
+    SWAP_LD = 2048          # floats between rows of an Aᵀ that is read where it lies for any number of columns
 
 
 # Lanes 0 … count-1, 1 <= count <= VL.

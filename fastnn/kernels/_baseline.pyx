@@ -67,6 +67,7 @@ cdef enum:
     SWAP_ROWS = 0           # no A·Bᵀ is computed as B·Aᵀ (gemm_swapped.pxi)
     DOT_ROWS = 2            # rows of a tile of dot products, at most (gemv.pxi)
     SWAP_C = 0
+    SWAP_LD = 0
 
 
 cdef inline vec vfma(vec a, vec b, vec c) noexcept nogil:

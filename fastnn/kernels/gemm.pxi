@@ -267,7 +267,7 @@ cdef void split(int64_t batch, int64_t m, int64_t panels, int nthreads, int *ove
 cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef Gemm g
     cdef Update u
-    cdef int64_t m = ins.size[0], batch = ins.size[8], count, i, row, row_end, at, at_end, lo, hi
+    cdef int64_t m = ins.size[0], batch = ins.size[8], count, i, r, row, row_end, at, at_end, lo, hi
     cdef bint copy_a, copy_b, whole_row, swapped
     cdef int tb, tm, tn, ib, im, jn, few
     g.n = ins.size[1]
@@ -320,7 +320,10 @@ cdef void gemm(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
         elif whole_row:
             gemv_rows(&g, lo, hi)
         elif swapped:
-            gemm_swapped(&g, row, row_end, lo, hi)
+            r = row
+            while r < row_end:
+                gemm_swapped(&g, r, imin(r + SWAP_ROWS, row_end), lo, hi)
+                r += SWAP_ROWS
         elif copy_a or copy_b:
             gemm_copied(&g, row, row_end, at, at_end, copy_a, copy_b)
         else:

@@ -1,6 +1,7 @@
-# A[m,k]·B[k,n] of few rows as its own transpose Bᵀ·Aᵀ: columns of B are broadcast where they lie, and A is the panel.
-# That pays where B is stored transposed (a Linear's weight), which otherwise would be copied, and where the rows fill
-# their vectors better than the columns do (n = 10). What comes out is transposed, SWAP_COLS columns of C at a time.
+# A[m,k]·B[k,n] as its own transpose Bᵀ·Aᵀ: columns of B are broadcast where they lie, and A is the panel. That pays for
+# few rows where B is stored transposed (a Linear's weight), which otherwise would be copied, and where the rows fill
+# their vectors better than the columns do (n = 10), above all where A is stored transposed (gradients of the weights of
+# few inputs). What comes out is transposed, SWAP_COLS columns of C and SWAP_ROWS rows at a time.
 # Every element is gemm's chain of FMAs over k, bit for bit.
 
 cdef enum:
@@ -11,16 +12,24 @@ cdef enum:
     SWAP_AB = 5
     SWAP_COPY = 2
     SWAP_BEGIN = 4096       # and what the rest costs
+    SWAP_FEW = 16           # an Aᵀ is not copied for so many columns, or where its rows are at most SWAP_LD floats apart
     HALF_MORE = 4           # columns of half a vector that its tile could have done meanwhile: loads bound it
+
+
+# Whether A, whose rows are columns in memory, needs no copy: few columns of C pass over it, or none of it is far away.
+cdef inline bint reads_where_it_lies(const Gemm *g, int64_t n) noexcept nogil:
+    return g.a_m == 1 and (n <= SWAP_FEW or g.a_k <= SWAP_LD)
 
 
 # Whether copying A, turning C and filling up vectors of rows costs less than turning B and filling up those of columns.
 cdef inline bint swap_pays(const Gemm *g, int64_t rows, int64_t n) noexcept nogil:
     cdef int64_t columns, swapped, padded = HALF + HALF_MORE if rows <= HALF else vectors(rows) * VL
-    if SWAP_ROWS == 0 or g.b_k == 0 or rows > SWAP_ROWS:
+    if SWAP_ROWS == 0 or g.b_k == 0 or (rows > SWAP_ROWS and g.a_m != 1):
         return False
     columns = g.k * (rows * lanes(n) + (SWAP_AB * n if g.b_n != 1 else 0))
-    swapped = g.k * (n * padded + (SWAP_COPY if g.a_m == 1 else SWAP_AB) * rows)
+    swapped = g.k * n * padded
+    if not reads_where_it_lies(g, n):
+        swapped += g.k * rows * (SWAP_COPY if g.a_m == 1 else SWAP_AB)
     swapped += SWAP_C * rows * vectors(n) * VL + SWAP_BEGIN
     return swapped < columns
 
@@ -35,10 +44,9 @@ cdef void gemm_swapped(const Gemm *g, int64_t row, int64_t row_end, int64_t lo, 
     cdef Gemm h = g[0]
     cdef int64_t m = row_end - row, ldt = vectors(m) * VL
     cdef int64_t p = 0, col, n, ldz, v, w, i, j, rows, tiles, part
-    cdef bint first, last, relu, from_c
+    cdef bint first, last, relu, from_c, direct = reads_where_it_lies(g, hi - lo)
     cdef vec start
     plain_tile(&t)
-    t.mask = mask_of(VL)
     if m % VL != 0:                                 # lanes that belong to nothing: no denormals there
         memset(z, 0, sizeof(z))
     if (hi - lo) % VL != 0:
@@ -52,7 +60,7 @@ cdef void gemm_swapped(const Gemm *g, int64_t row, int64_t row_end, int64_t lo, 
         h.epilogue = g.epilogue if last and not relu else EPILOGUE_NONE
         t.floor = <float>0.0 if last and relu else -INFINITY
         v = 0
-        while v < ldt:
+        while not direct and v < ldt:
             w = panel_width((ldt - v) // VL)
             pack_panel(a_copy + v * t.k, g.a + (row + v) * g.a_m + p * g.a_k, t.k, imin(m - v, w * VL), w, g.a_k, g.a_m)
             v += w * VL
@@ -79,19 +87,20 @@ cdef void gemm_swapped(const Gemm *g, int64_t row, int64_t row_end, int64_t lo, 
             v = 0
             while v < ldt:
                 w = panel_width((ldt - v) // VL)
+                t.mask = mask_of(imin(m - v - (w - 1) * VL, VL) if direct else VL)
                 tiles = imin(SWAP_TILE, tile_rows(w))
                 tiles = (n + tiles - 1) // tiles
                 t.a = g.b + col * g.b_n + p * g.b_k
                 t.a_m = g.b_n
                 t.a_k = g.b_k
-                t.b = a_copy + v * t.k
-                t.b_k = w * VL
+                t.b = g.a + row + v + p * g.a_k if direct else a_copy + v * t.k
+                t.b_k = g.a_k if direct else w * VL
                 t.init = t.out = turned + v
                 t.ldi = t.ldo = ldt
                 t.count = n % tiles                 # tiles of one column more than the others, which follow
                 for part in range(n // tiles + 1, n // tiles - 1, -1):
                     if t.count > 0:
-                        run_any(part, w, m - v <= HALF and w == 1, False, &t)
+                        run_any(part, w, m - v <= HALF and w == 1, direct and m - v < w * VL, &t)
                     t.a += t.count * part * t.a_m
                     t.out += t.count * part * ldt
                     t.init = t.out
