@@ -206,7 +206,7 @@ cdef class Known:
     """
 
     cdef dict compiled
-    cdef int64_t most
+    cdef int64_t most, cleared
 
     def __init__(self, int64_t most):
         self.compiled, self.most = {}, most
@@ -214,6 +214,7 @@ cdef class Known:
     def clear(self):
         """Forget all."""
         self.compiled.clear()
+        self.cleared += 1
 
     cdef tuple key(self, function, tuple arrays, dict attrs):
         cdef list parts = [function]
@@ -255,28 +256,60 @@ cdef class Known:
             return None
         return (<Inference>(<tuple>found)[0]).attempt(arrays, out, 1)
 
-    def quick(self, tuple how, x, out, *attrs):
-        """`call` for one array; where it is not known, slow(x, out, *attrs).
 
-        how: the function, the names of its attributes in the order of a call, slow.
-        """
+cdef class Quick:
+    """quick(x, out, *attrs): a function of one array of floats that `known` has compiled; else slow(x, out, *attrs).
+
+    names: of its attributes in the order of a call. What was called last is remembered, and found without a key.
+    """
+
+    cdef Known known
+    cdef object function, slow
+    cdef tuple names, attrs
+    cdef Inference last
+    cdef int64_t cleared
+
+    def __init__(self, Known known, function, tuple names, slow):
+        self.known, self.function, self.names, self.slow = known, function, names, slow
+
+    def __call__(self, x, out, *attrs):
+        cdef Inference last = self.last
+        if (type(x) is not ndarray or x.dtype is not FLOAT32
+                or (out is not None and (type(out) is not ndarray or out.dtype is not FLOAT32))):
+            return self.slow(x, out, *attrs)
+        if last is not None and self.cleared == self.known.cleared and same(attrs, self.attrs):
+            result = last.attempt((x,), out, 1)
+            if result is not None:
+                return result
+        last = self.find(x, attrs)
+        result = None if last is None else last.attempt((x,), out, 1)
+        return self.slow(x, out, *attrs) if result is None else result
+
+    cdef Inference find(self, x, tuple attrs):
         cdef int64_t i
         cdef PyObject *found
-        cdef tuple key, names = <tuple>how[1]
-        if (type(x) is ndarray and x.dtype is FLOAT32
-                and (out is None or (type(out) is ndarray and out.dtype is FLOAT32))):
-            key = PyTuple_New(2 + 2 * len(names))           # as self.key makes it
-            fill(key, 0, how[0])
-            fill(key, 1, x.shape)
-            for i in range(len(names)):
-                fill(key, 2 + 2 * i, names[i])
-                fill(key, 3 + 2 * i, attrs[i])
-            found = PyDict_GetItemWithError(self.compiled, key)
-            if found != NULL:
-                result = (<Inference>(<tuple><object>found)[0]).attempt((x,), out, 1)
-                if result is not None:
-                    return result
-        return how[2](x, out, *attrs)
+        cdef tuple key = PyTuple_New(2 + 2 * len(self.names))       # as Known.key makes it
+        fill(key, 0, self.function)
+        fill(key, 1, x.shape)
+        for i in range(len(self.names)):
+            fill(key, 2 + 2 * i, self.names[i])
+            fill(key, 3 + 2 * i, attrs[i])
+        found = PyDict_GetItemWithError(self.known.compiled, key)
+        if found == NULL:
+            return None
+        self.last, self.attrs, self.cleared = (<tuple><object>found)[0], attrs, self.known.cleared
+        return self.last
+
+
+# Whether both hold the same objects.
+cdef inline bint same(tuple a, tuple b):
+    cdef int64_t i
+    if len(a) != len(b):
+        return False
+    for i in range(len(a)):
+        if a[i] is not b[i]:
+            return False
+    return True
 
 
 cdef inline void fill(tuple key, int64_t i, item):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 
-from ..engine.executor import Known
+from ..engine.executor import Known, Quick
 from ..graph.compile import Compiled
 from ..graph.tensor import FLOAT, INT, Operators, Out, Tensor, constant, current
 from ..parameter import Parameter
@@ -91,7 +90,7 @@ def quick(function: Callable, *names: str) -> Callable:
     def slow(x, out, *attrs):
         return call(function, (as_float(x),), out, **dict(zip(names, attrs, strict=True)))
 
-    return partial(_known.quick, (function, names, slow))
+    return Quick(_known, function, names, slow)
 
 
 def floats(x: Tensor) -> Tensor:
