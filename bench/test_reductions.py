@@ -1,4 +1,5 @@
-"""Sums, means and maxima of 16 and 64 rows of 1024, and cross-entropy with its gradient, in the second-level cache.
+"""Sums, means and maxima of 16 and 64 rows of 1024, and of many short rows, and cross-entropy with its gradient, in the
+second-level cache.
 
 PyTorch joins where it is installed.
 """
@@ -43,6 +44,33 @@ def test_reduction(race, library, name, axes, rows):
     for which, call in contenders.items():
         np.testing.assert_allclose(call(), expected, rtol=1e-5, atol=1e-4, err_msg=which)
     race(library, contenders, reads=x.nbytes, writes=4 * expected.size)
+
+
+def numpy_softmax(x, out):
+    np.subtract(x, np.maximum.reduce(x, axis=1, keepdims=True), out=out)
+    np.exp(out, out=out)
+    np.divide(out, np.add.reduce(out, axis=1, keepdims=True), out=out)
+    return out
+
+
+@pytest.mark.parametrize("library", ["numpy", "fastnn"])
+@pytest.mark.parametrize("shape", [(128, 10), (4096, 3), (1000, 33), (1000, 200)], ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("name", ["sum", "max", "softmax"])
+def test_short_rows(race, library, name, shape):
+    x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    by_numpy, own = (np.empty(shape if name == "softmax" else shape[0], np.float32) for _ in range(2))
+    by_fastnn = getattr(functional, name)
+    contenders = {
+        "numpy": lambda: numpy_softmax(x, by_numpy) if name == "softmax" else NUMPY[name](x, axis=1, out=by_numpy),
+        "fastnn": lambda: by_fastnn(x, 1, out=own),
+    }
+    if torch:
+        by_torch = {"sum": torch.sum, "max": torch.amax, "softmax": torch.softmax}[name]
+        tensor, result = torch.from_numpy(x), torch.empty(own.shape)
+        contenders["torch"] = lambda: by_torch(tensor, 1, out=result).numpy()
+    for which, call in contenders.items():
+        np.testing.assert_allclose(call(), contenders["numpy"](), rtol=1e-5, atol=1e-5, err_msg=which)
+    race(library, contenders, reads=x.nbytes, writes=own.nbytes)
 
 
 def numpy_cross_entropy(x, labels, loss, dx):

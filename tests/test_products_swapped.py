@@ -30,8 +30,8 @@ def test_bits_are_those_of_more_rows(m, k, n, isa):
 
 
 @for_each_isa
-@pytest.mark.parametrize("m,k,n", [(8, 700, 5), (16, 300, 10), (32, 129, 33), (16, 1100, 3), (64, 300, 5), (65, 600, 33),
-                                   (100, 256, 10), (129, 530, 3), (200, 130, 16)])  # fmt: skip
+@pytest.mark.parametrize("m,k,n", [(8, 700, 5), (16, 300, 10), (32, 129, 33), (16, 1100, 3), (64, 300, 5),
+                                   (65, 600, 33), (100, 256, 10), (129, 530, 3), (200, 130, 16)])  # fmt: skip
 def test_few_columns_by_a_transposed_a(m, k, n, isa):
     """A is read where it lies, not beside it, and the bits are those of more columns, which need not be turned."""
     wide, b, more = np.full((k, m + 9), np.nan, np.float32), normal(k, n), normal(k, 128)

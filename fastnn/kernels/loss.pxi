@@ -19,11 +19,6 @@ cdef enum:
     LOSS_BCE = 4
 
 
-cdef enum:
-    LANES = 32           # rows side by side
-    FEW = 64             # classes up to which rows go side by side
-
-
 # Rows [row, row + count), count ≤ 32, n ≤ 64 classes: the rows are the lanes, so nothing is added across lanes.
 cdef void cross_entropy_lanes(float *loss, float *weight, float *dx, const float *x, const int64_t *labels,
                               const float *w, int64_t row, int64_t count, int64_t n, int64_t ignore,
@@ -35,14 +30,11 @@ cdef void cross_entropy_lanes(float *loss, float *weight, float *dx, const float
     cdef float picked[32]
     cdef float wt[32]
     cdef float scale[32]
-    cdef int64_t c, label, source
+    cdef int64_t c, label
     cdef int j
     cdef float wc
+    rows_to_lanes(v, x + row * n, count, n)                         # zeros in idle lanes, which are not stored
     for j in range(32):
-        # Idle lanes repeat the last row and are not stored.
-        source = row + j if j < count else row + count - 1
-        for c in range(n):
-            v[c * 32 + j] = x[source * n + c]
         top[j] = v[j]
         total[j] = <float>0.0
         smooth[j] = <float>0.0

@@ -1,8 +1,8 @@
-# Reductions over one axis, softmax and log-softmax over rows, and their gradients.
+# Reductions over one axis.
 #
 # An array is seen as x[outer][r][inner] → y[outer][inner]. Long sums go in chunks of 64 partial sums that
 # are folded as a fixed tree every 4,096 elements, and no sum is split between threads: the result is a
-# function of the shape alone. Softmax subtracts the row's maximum first, so nothing overflows.
+# function of the shape alone. Rows of a few numbers go side by side, a lane each.
 
 cdef enum:
     RED_SUM = 0
@@ -14,6 +14,9 @@ cdef enum:
 cdef enum:
     CHUNK = 4096
     WIDE = 16 * VL        # columns at a time, whole blocks of 64
+    LANES = 32            # short rows side by side, so that nothing is added across lanes
+    FEW = 64              # numbers in a short row, at most
+    SEVERAL = 4           # of them, at least; the bits of fewer are the same
 
 
 cdef inline float join(int kind, float a, float b) noexcept nogil:
@@ -53,28 +56,37 @@ cdef inline float fold(int kind, float *lanes) noexcept nogil:
     return fold16(kind, lanes)
 
 
-cdef inline float reduce_row_of(int kind, const float *x, int64_t n) noexcept nogil:
+cdef float sum_row(const float *x, int64_t n) noexcept nogil:
+    cdef vec sums[16]                   # 64 numbers
     cdef float lanes[64]
-    cdef float v[64]
-    cdef float total = neutral(kind)
+    cdef float total = <float>0.0
     cdef int64_t i = 0, end
     cdef int j
     while i < n:
-        end = i + CHUNK if i + CHUNK < n else n
-        for j in range(64):
-            lanes[j] = neutral(kind)
+        end = imin(i + CHUNK, n)
+        for j in range(64 // VL):
+            sums[j] = vzero()
         while i + 64 <= end:
-            for j in range(64):
-                lanes[j] = join(kind, lanes[j], x[i + j])
+            for j in range(64 // VL):
+                sums[j] = vadd(sums[j], vload(x + i + j * VL))
             i += 64
-        if i < end:
-            for j in range(64):
-                v[j] = neutral(kind)
-            memcpy(v, x + i, (end - i) * sizeof(float))
-            for j in range(64):
-                lanes[j] = join(kind, lanes[j], v[j])
-            i = end
-        total = join(kind, total, fold(kind, lanes))
+        for j in range(64 // VL):
+            if i < end:
+                sums[j] = vadd(sums[j], vload_mask(mask_of(imin(end - i, VL)), x + i))
+                i += VL
+        i = end
+        for j in range(64 // VL):
+            vstore(lanes + j * VL, sums[j])
+        total = total + fold(RED_SUM, lanes)
+    return total
+
+
+# For a few short rows, as their lanes would do it, and for rows in which there may be a NaN.
+cdef inline float one_by_one(int kind, const float *x, int64_t n) noexcept nogil:
+    cdef float total = neutral(kind)
+    cdef int64_t i
+    for i in range(n):
+        total = join(kind, total, x[i])
     return total
 
 
@@ -103,7 +115,8 @@ cdef inline float extreme_of(int kind, const float *x, int64_t n) noexcept nogil
             best[j] = vjoin(kind, best[j], v)
             sums[j & 3] = vadd(sums[j & 3], v)
         i += 64
-    while i + VL <= n:
+    while i < n and n >= VL:            # the last vector overlaps: a number may be looked at twice
+        i = imin(i, n - VL)
         v = vload(x + i)
         best[0] = vjoin(kind, best[0], v)
         sums[0] = vadd(sums[0], v)
@@ -124,12 +137,12 @@ cdef inline float extreme_of(int kind, const float *x, int64_t n) noexcept nogil
 cdef float reduce_row(int64_t kind, const float *x, int64_t n) noexcept nogil:
     cdef float extreme
     if kind == RED_SUM:
-        return reduce_row_of(RED_SUM, x, n)
+        return sum_row(x, n)
     if kind == RED_MAX:
         extreme = extreme_of(ORDERED_MAX, x, n)
-        return extreme if extreme == extreme else reduce_row_of(RED_MAX, x, n)
+        return extreme if extreme == extreme else one_by_one(RED_MAX, x, n)
     extreme = extreme_of(ORDERED_MIN, x, n)
-    return extreme if extreme == extreme else reduce_row_of(RED_MIN, x, n)
+    return extreme if extreme == extreme else one_by_one(RED_MIN, x, n)
 
 
 # y[count] over r rows of x, count ≤ WIDE, `stride` elements apart: sums side by side, in two levels.
@@ -192,6 +205,26 @@ cdef void reduce_columns(int64_t kind, float *y, const float *x, int64_t r, int6
         reduce_columns_of(RED_MIN, count, y, x, r, stride, scale)
 
 
+# v[n][LANES] = x[count][n]ᵀ, zeros in idle lanes.
+cdef inline void rows_to_lanes(float *v, const float *x, int64_t count, int64_t n) noexcept nogil:
+    pack_panel(v, x, n, count, LANES // VL, 1, n)
+
+
+# y[count] over rows of r <= FEW numbers, count <= LANES.
+cdef void reduce_short_rows(int64_t kind, float *y, const float *x, int64_t count, int64_t r,
+                            float scale) noexcept nogil:
+    cdef float v[FEW * LANES]
+    cdef float z[LANES]
+    rows_to_lanes(v, x, count, r)
+    if kind == RED_SUM:
+        reduce_columns_of(RED_SUM, LANES, z, v, r, LANES, scale)
+    elif kind == RED_MAX:
+        reduce_columns_of(RED_MAX, LANES, z, v, r, LANES, scale)
+    else:
+        reduce_columns_of(RED_MIN, LANES, z, v, r, LANES, scale)
+    memcpy(y, z, count * sizeof(float))
+
+
 # ptr: y, x; size: kind, outer, r, inner; scalar: factor (1/r makes a sum a mean).
 cdef void reduce(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef float *y = <float*>ins.ptr[0]
@@ -202,7 +235,14 @@ cdef void reduce(const Instr *ins, const Context *ctx, int tid, int nthreads) no
     slice_of(outer * blocks, 1, tid, nthreads, &lo, &hi)
     i = lo
     while i < hi:
-        if inner == 1:
+        if inner == 1 and r <= FEW and outer >= SEVERAL:
+            count = imin(LANES, hi - i)
+            reduce_short_rows(kind, y + i, x + i * r, count, r, scale)
+            i += count
+        elif inner == 1 and r <= FEW and kind == RED_SUM:
+            y[i] = one_by_one(RED_SUM, x + i * r, r) * scale
+            i += 1
+        elif inner == 1:
             y[i] = reduce_row(kind, x + i * r, r) * scale
             i += 1
         else:
@@ -213,107 +253,6 @@ cdef void reduce(const Instr *ins, const Context *ctx, int tid, int nthreads) no
             reduce_columns(kind, y + i // blocks * inner + column, x + i // blocks * r * inner + column,
                            r, inner, count, scale)
             i += (count + 63) // 64
-
-
-# Σ exp(x[i] - shift), and y[i] = exp(x[i] - shift) if `store`; y may be x.
-cdef inline float exp_sum(bint store, float *y, const float *x, int64_t n, float shift) noexcept nogil:
-    cdef float v[64]
-    cdef float w[64]
-    cdef float lanes[64]
-    cdef int64_t i = 0
-    cdef int j
-    for j in range(64):
-        lanes[j] = <float>0.0
-    while i + 64 <= n:
-        exp_block(v, x + i, shift)
-        for j in range(64):
-            lanes[j] = lanes[j] + v[j]
-        if store:
-            for j in range(64 // VL):
-                vstore(y + i + j * VL, vload(v + j * VL))
-        i += 64
-    if i < n:
-        for j in range(64):
-            w[j] = bits_float(<int32_t>0xFF800000)              # exp(-inf) = 0 in idle lanes
-        memcpy(w, x + i, (n - i) * sizeof(float))
-        exp_block(w, w, shift)
-        for j in range(64):
-            lanes[j] = lanes[j] + w[j]
-        if store:
-            memcpy(y + i, w, (n - i) * sizeof(float))
-    return fold(RED_SUM, lanes)
-
-
-cdef float exp_row(float *y, const float *x, int64_t n, float shift) noexcept nogil:
-    return exp_sum(True, y, x, n, shift)
-
-
-# y = (x - top) - total; y may be x.
-cdef inline void shift_row(float *y, const float *x, int64_t n, float top, float total) noexcept nogil:
-    cdef vec a = vbroadcast(top), b = vbroadcast(total)
-    cdef int64_t i = 0, j
-    while i + VL <= n:
-        vstore(y + i, vsub(vsub(vload(x + i), a), b))
-        i += VL
-    for j in range(i, n):
-        y[j] = (x[j] - top) - total
-
-
-# ptr: y, x; size: rows, n, log (1: log-softmax). y may be x.
-cdef void softmax(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
-    cdef float *y
-    cdef const float *x
-    cdef int64_t row, lo, hi, i, n = ins.size[1]
-    cdef float top, total
-    slice_of(ins.size[0], 1, tid, nthreads, &lo, &hi)
-    for row in range(lo, hi):
-        x = <const float*>ins.ptr[1] + row * n
-        y = <float*>ins.ptr[0] + row * n
-        top = reduce_row(RED_MAX, x, n)
-        if ins.size[2]:
-            shift_row(y, x, n, top, log_(exp_sum(False, y, x, n, top)))
-        else:
-            total = <float>1.0 / exp_sum(True, y, x, n, top)
-            for i in range(n):
-                y[i] = y[i] * total
-
-
-# dx = y·(dy - Σ dy·y), or for log-softmax dx = dy - e^y·Σ dy. ptr: dx, dy, y; size: rows, n, log. dx may be dy.
-cdef void softmax_grad(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
-    cdef float *dx
-    cdef const float *dy
-    cdef const float *y
-    cdef float v[64]
-    cdef int64_t row, lo, hi, i, count, n = ins.size[1]
-    cdef int j
-    cdef float total
-    slice_of(ins.size[0], 1, tid, nthreads, &lo, &hi)
-    for row in range(lo, hi):
-        dx = <float*>ins.ptr[0] + row * n
-        dy = <const float*>ins.ptr[1] + row * n
-        y = <const float*>ins.ptr[2] + row * n
-        if ins.size[2]:
-            total = reduce_row(RED_SUM, dy, n)
-            i = 0
-            while i < n:
-                count = n - i if n - i < 64 else 64
-                exp_row(v, y + i, count, <float>0.0)
-                for j in range(count):
-                    dx[i + j] = dy[i + j] - v[j] * total
-                i += 64
-        else:
-            total = <float>0.0
-            i = 0
-            while i < n:
-                count = n - i if n - i < 64 else 64
-                for j in range(64):
-                    v[j] = <float>0.0
-                for j in range(count):
-                    v[j] = dy[i + j] * y[i + j]
-                total = total + fold(RED_SUM, v)
-                i += 64
-            for i in range(n):
-                dx[i] = y[i] * (dy[i] - total)
 
 
 # Index of each row's first maximum, or of its first NaN, as int64. ptr: y, x; size: rows, n.
@@ -332,6 +271,4 @@ cdef void argmax(const Instr *ins, const Context *ctx, int tid, int nthreads) no
 
 
 kernel(b"reduce", <size_t>&reduce)
-kernel(b"softmax", <size_t>&softmax)
-kernel(b"softmax_grad", <size_t>&softmax_grad)
 kernel(b"argmax", <size_t>&argmax)
