@@ -142,6 +142,54 @@ cdef inline int64_t count_rows(const int64_t *dims, int64_t ndim) noexcept nogil
     return rows
 
 
+# Rows row … row + count of an operand, n < BLOCK numbers each, side by side: where they lie, or copied to v, which keeps
+# rows that are all the same.
+cdef inline const float *rows_of(float *v, const float *p, const int64_t *dims, const int64_t *strides, int64_t ndim,
+                                 int64_t row, int64_t count, bint fresh) noexcept nogil:
+    cdef int64_t n = dims[ndim - 1], t = strides[ndim - 1], axis, side = n, i, j
+    cdef bint alike = True, whole = t == 1
+    cdef const float *x
+    for axis in range(ndim - 2, -1, -1):
+        alike &= strides[axis] == 0
+        whole &= strides[axis] == side
+        side *= dims[axis]
+    if whole:
+        return p + row * n
+    if alike and not fresh:
+        return v
+    for i in range(count):
+        x = p + row_offset(row + i, dims, strides, ndim)
+        for j in range(n):
+            v[i * n + j] = x[j * t]
+    return v
+
+
+# y = a ∘ b where rows are shorter than a block: BLOCK of them at a time, which are whole blocks.
+cdef void binary_short(const Instr *ins, int64_t row_lo, int64_t row_hi) noexcept nogil:
+    cdef float *y = <float*>ins.ptr[0]
+    cdef float va[BLOCK * BLOCK]
+    cdef float vb[BLOCK * BLOCK]
+    cdef float ends[3][BLOCK]
+    cdef int64_t kind = ins.size[0], ndim = ins.size[1], n = ins.size[1 + ndim], row = row_lo, count, size, whole
+    cdef const float *a
+    cdef const float *b
+    while row < row_hi:
+        count = imin(BLOCK, row_hi - row)
+        a = rows_of(va, <const float*>ins.ptr[1], &ins.size[2], &ins.size[8], ndim, row, count, row == row_lo)
+        b = rows_of(vb, <const float*>ins.ptr[2], &ins.size[2], &ins.size[14], ndim, row, count, row == row_lo)
+        size = count * n
+        whole = size // BLOCK * BLOCK
+        bin_row(kind, y + row * n, a, 1, b, 1, whole)
+        if size > whole:
+            fill_block(ends[0], <float>1.0)
+            fill_block(ends[1], <float>1.0)
+            memcpy(ends[0], a + whole, (size - whole) * sizeof(float))
+            memcpy(ends[1], b + whole, (size - whole) * sizeof(float))
+            bin_row(kind, ends[2], ends[0], 1, ends[1], 1, BLOCK)
+            memcpy(y + row * n + whole, ends[2], (size - whole) * sizeof(float))
+        row += count
+
+
 # y = a ∘ b. ptr: y, a, b; size: kind, ndim, dims[6], strides of a[6], strides of b[6].
 cdef void binary(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef float *y = <float*>ins.ptr[0]
@@ -158,9 +206,12 @@ cdef void binary(const Instr *ins, const Context *ctx, int tid, int nthreads) no
     cdef float va[BLOCK]
     cdef float vb[BLOCK]
     cdef float vy[BLOCK]
+    slice_rows(count_rows(dims, ndim), n, tid, nthreads, &row_lo, &row_hi, &lo, &hi)
+    if n < BLOCK and row_hi - row_lo > 1:
+        binary_short(ins, row_lo, row_hi)
+        return
     fill_block(va, <float>1.0)                      # what is computed beyond a row's end must not be slow
     fill_block(vb, <float>1.0)
-    slice_rows(count_rows(dims, ndim), n, tid, nthreads, &row_lo, &row_hi, &lo, &hi)
     for row in range(row_lo, row_hi):
         a = <const float*>ins.ptr[1] + row_offset(row, dims, sa, ndim)
         b = <const float*>ins.ptr[2] + row_offset(row, dims, sb, ndim)

@@ -255,6 +255,23 @@ cdef void reduce(const Instr *ins, const Context *ctx, int tid, int nthreads) no
             i += (count + 63) // 64
 
 
+# Where the first number equal to `top` is, or the first NaN; by vectors.
+cdef inline int64_t first_of(float top, const float *x, int64_t n) noexcept nogil:
+    cdef int64_t i = 0
+    cdef int32_t j, at, first
+    while i + 64 <= n:
+        first = 64
+        for j in range(64):
+            at = 64 if x[i + j] != top and x[i + j] == x[i + j] else j
+            first = at if at < first else first
+        if first < 64:
+            return i + first
+        i += 64
+    while x[i] != top and x[i] == x[i]:
+        i += 1
+    return i
+
+
 # Index of each row's first maximum, or of its first NaN, as int64. ptr: y, x; size: rows, n.
 cdef void argmax(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef int64_t *y = <int64_t*>ins.ptr[0]
@@ -263,6 +280,9 @@ cdef void argmax(const Instr *ins, const Context *ctx, int tid, int nthreads) no
     slice_of(ins.size[0], 1, tid, nthreads, &lo, &hi)
     for row in range(lo, hi):
         x = <const float*>ins.ptr[1] + row * n
+        if n >= LANES:
+            y[row] = first_of(reduce_row(RED_MAX, x, n), x, n)
+            continue
         best = 0
         for i in range(1, n):
             if x[i] > x[best] or (x[i] != x[i] and x[best] == x[best]):

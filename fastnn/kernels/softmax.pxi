@@ -101,7 +101,7 @@ cdef void softmax(const Instr *ins, const Context *ctx, int tid, int nthreads) n
         if ins.size[2]:
             shift_row(y, x, n, top, log_(exp_sum(False, y, x, n, top)))
         else:
-            total = <float>1.0 / exp_sum(True, y, x, n, top)
+            total = <float>1.0 / exp_row(y, x, n, top)
             for i in range(n):
                 y[i] = y[i] * total
 
