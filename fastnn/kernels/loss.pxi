@@ -36,7 +36,6 @@ cdef void cross_entropy_lanes(float *loss, float *weight, float *dx, const float
     rows_to_lanes(v, x + row * n, count, n)                         # zeros in idle lanes, which are not stored
     for j in range(32):
         top[j] = v[j]
-        total[j] = <float>0.0
         smooth[j] = <float>0.0
     for c in range(1, n):
         for j in range(32):
@@ -56,8 +55,7 @@ cdef void cross_entropy_lanes(float *loss, float *weight, float *dx, const float
         for j in range(32):
             v[c * 32 + j] = v[c * 32 + j] - top[j]
             smooth[j] = smooth[j] + wc * v[c * 32 + j]
-            v[c * 32 + j] = exp_(v[c * 32 + j])
-            total[j] = total[j] + v[c * 32 + j]
+    exp_lanes(v, total, v, n)
     for j in range(32):
         scale[j] = log_(total[j])
     for j in range(count):

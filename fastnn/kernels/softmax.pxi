@@ -46,32 +46,39 @@ cdef inline void shift_row(float *y, const float *x, int64_t n, float top, float
         y[j] = (x[j] - top) - total
 
 
+# e to the power of v, numbers [n][LANES], n <= FEW, two of each row at once, and their sums; e may be v. Both have FEW rows.
+cdef void exp_lanes(float *e, float *total, const float *v, int64_t n) noexcept nogil:
+    cdef int64_t c = 0
+    cdef int j
+    for j in range(LANES):
+        total[j] = <float>0.0
+    while c < n:
+        exp_block(e + c * LANES, v + c * LANES, <float>0.0)
+        for j in range(LANES):
+            total[j] = total[j] + e[c * LANES + j]
+        if c + 1 < n:
+            for j in range(LANES):
+                total[j] = total[j] + e[(c + 1) * LANES + j]
+        c += 2
+
+
 # count <= LANES rows of n <= FEW numbers, side by side. y may be x.
 cdef void softmax_short_rows(float *y, const float *x, int64_t count, int64_t n, bint log) noexcept nogil:
     cdef float v[FEW * LANES]                       # [n][row]
-    cdef float e[64]
+    cdef float e[FEW * LANES]
+    cdef float *to = e
     cdef float top[LANES]
     cdef float total[LANES]
     cdef int64_t c, i
     cdef int j
+    if not log:                                     # which needs no logarithms of v
+        to = v
     rows_to_lanes(v, x, count, n)
     reduce_columns_of(RED_MAX, LANES, top, v, n, LANES, <float>1.0)
     for c in range(n):
         for j in range(LANES):
             v[c * LANES + j] = v[c * LANES + j] - top[j]
-    for j in range(LANES):
-        total[j] = <float>0.0
-    c = 0
-    while c < n:                                    # two of each row at once; behind the last there is space for one
-        exp_block(e, v + c * LANES, <float>0.0)
-        for j in range(LANES):
-            total[j] = total[j] + e[j]
-        if c + 1 < n:
-            for j in range(LANES):
-                total[j] = total[j] + e[LANES + j]
-        if not log:
-            memcpy(v + c * LANES, e, sizeof(e))
-        c += 2
+    exp_lanes(to, total, v, n)
     for j in range(LANES):
         total[j] = log_(total[j]) if log else <float>1.0 / total[j]
     for c in range(n):
@@ -106,6 +113,32 @@ cdef void softmax(const Instr *ins, const Context *ctx, int tid, int nthreads) n
                 y[i] = y[i] * total
 
 
+# count <= LANES rows of n <= FEW numbers, side by side. dx may be dy.
+cdef void softmax_grad_short_rows(float *dx, const float *dy, const float *y, int64_t count, int64_t n,
+                                  bint log) noexcept nogil:
+    cdef float v[FEW * LANES]                       # [n][row]
+    cdef float g[FEW * LANES]
+    cdef float total[LANES]
+    cdef int64_t c, i
+    cdef int j
+    rows_to_lanes(v, y, count, n)
+    rows_to_lanes(g, dy, count, n)
+    if log:
+        exp_lanes(v, total, v, n)
+    for j in range(LANES):
+        total[j] = <float>0.0
+    for c in range(n):
+        for j in range(LANES):
+            total[j] = total[j] + (g[c * LANES + j] if log else g[c * LANES + j] * v[c * LANES + j])
+    for c in range(n):
+        for j in range(LANES):
+            v[c * LANES + j] = g[c * LANES + j] - v[c * LANES + j] * total[j] if log else \
+                v[c * LANES + j] * (g[c * LANES + j] - total[j])
+    for i in range(count):
+        for c in range(n):
+            dx[i * n + c] = v[c * LANES + i]
+
+
 # dx = y·(dy - Σ dy·y), or for log-softmax dx = dy - e^y·Σ dy. ptr: dx, dy, y; size: rows, n, log. dx may be dy.
 cdef void softmax_grad(const Instr *ins, const Context *ctx, int tid, int nthreads) noexcept nogil:
     cdef float *dx
@@ -116,6 +149,11 @@ cdef void softmax_grad(const Instr *ins, const Context *ctx, int tid, int nthrea
     cdef int j
     cdef float total
     slice_of(ins.size[0], 1, tid, nthreads, &lo, &hi)
+    while lo < hi and n <= FEW:
+        count = imin(LANES, hi - lo)
+        softmax_grad_short_rows(<float*>ins.ptr[0] + lo * n, <const float*>ins.ptr[1] + lo * n,
+                                <const float*>ins.ptr[2] + lo * n, count, n, ins.size[2] != 0)
+        lo += count
     for row in range(lo, hi):
         dx = <float*>ins.ptr[0] + row * n
         dy = <const float*>ins.ptr[1] + row * n
