@@ -40,11 +40,13 @@ _POWERS = {2.0: ("square",), 0.5: ("sqrt",), -1.0: ("reciprocal",), -0.5: ("sqrt
 
 
 def pow(a, b):  # noqa: A001
-    """a to the power b; squares, roots and reciprocals have kernels of their own."""
+    """a to the power b; squares, roots and reciprocals have kernels of their own, and a cube is two products."""
     if isinstance(b, (int, float)) and float(b) in _POWERS:
         for kind in _POWERS[float(b)]:
             a = apply_unary(a, None, kind, 0.0)
         return a
+    if isinstance(b, (int, float)) and b == 3:
+        return mul(a, apply_unary(a, None, "square", 0.0))
     return _binary("pow", a, b)
 
 

@@ -302,6 +302,7 @@ cdef void copy(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
     cdef const float *x4 = <const float*>ins.ptr[1]
     cdef int64_t *y8 = <int64_t*>ins.ptr[0]
     cdef const int64_t *x8 = <const int64_t*>ins.ptr[1]
+    cdef float value
     if width == 4 and ty == 1 and tx > 1:
         for i in range(ndim - 1):
             if ins.size[13 + i] == 1 and dims[i] > 1:
@@ -317,6 +318,10 @@ cdef void copy(const Instr *ins, const Context *ctx, int tid, int nthreads) noex
         elif ty == 1 and tx == 1:
             if hi > lo:
                 memcpy(y4 + oy + lo, x4 + ox + lo, (hi - lo) * sizeof(float))
+        elif ty == 1 and tx == 0:
+            value = x4[ox]
+            for i in range(lo, hi):
+                y4[oy + i] = value
         else:
             for i in range(lo, hi):
                 y4[oy + i * ty] = x4[ox + i * tx]
