@@ -2,8 +2,8 @@
 
 Forms A·B, Aᵀ·B and A·Bᵀ over the shapes of training, cubes and sizes that fit no tile. "eager" is
 functional.matmul(a, b, out=c), "program" the instruction inside a program, without Python; there a transposed B is
-packed beforehand, as a Linear's weight is in inference. All contenders and the FMA roof take turns, each after one run
-that is not timed: their operands, a program's panels among them, do not all fit into the caches. Figures are medians of
+packed beforehand, as a Linear's weight is in inference. All contenders and the FMA roof take turns, each after runs that
+are not timed: their operands, a program's panels among them, do not all fit into the caches. Figures are medians of
 ratios of one turn. A shape slower than NumPy is measured again, three times as long, and that counts. Printed are
 geometric means for each number of rows, every shape that is slower than NumPy, and at the end which goals are met.
 GRID_M, GRID_KN, GRID_FORMS, GRID_CUBES and GRID_ODD=0 take commas and pick a part. Two runs differ by about 3 %.
@@ -42,6 +42,7 @@ ODD = [
 SHARES = {(32, 64, 128): 0.6, (64, 784, 128): 0.75} | {(n, n, n): 0.9 for n in CUBES if n >= 256}  # of the roof
 FORMS = os.environ.get("GRID_FORMS", "AB,AtB,ABt").split(",")
 ROUNDS = 9
+L2 = 1 << 19                        # bytes of operands from which on a part of them may lie in L3
 OWN = ("eager", "program")
 
 
@@ -88,14 +89,14 @@ class Product:
         for _ in range(rounds):
             seconds = {}
             for name, call in calls.items():
-                call()                      # finds in the caches what the one before it left there
+                self._warm(call)
                 start = time.perf_counter()
                 for _ in range(loops):
                     call()
                 seconds[name] = (time.perf_counter() - start) / loops
             # The fastest of `passes` in a row, several times: Python between them would outweigh the smallest products.
             passes = -(-loops // 5)
-            program.executor.seconds(program.static_end, program.length, 1)
+            self._warm(lambda: program.executor.seconds(program.static_end, program.length, 1))
             times = [
                 program.executor.seconds(program.static_end, program.length, passes).sum() for _ in range(min(loops, 5))
             ]
@@ -107,6 +108,14 @@ class Product:
                 elapsed = time.perf_counter() - start
                 seconds["roof"] = min(seconds["roof"], elapsed / flop * 2 * math.prod(self.size))
             self.rounds.append(seconds)
+
+    def _warm(self, call) -> None:
+        """Untimed calls: one finds in the caches what others left there, and does not bring all of L3 back."""
+        m, k, n = self.size
+        end = time.perf_counter() + (4e-3 if 4 * (m * k + k * n + m * n) > L2 else 0)
+        call()
+        while time.perf_counter() < end:
+            call()
 
     def times(self, own: str, peer: str = "numpy") -> float:
         """How many times as fast as the peer."""
