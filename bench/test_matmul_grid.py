@@ -2,9 +2,9 @@
 
 Forms A·B, Aᵀ·B and A·Bᵀ over the shapes of training, cubes and sizes that fit no tile. "eager" is
 functional.matmul(a, b, out=c), "program" the instruction inside a program, without Python; there a transposed B is
-packed beforehand, as a Linear's weight is in inference. All contenders and the FMA roof take turns, each after runs that
-are not timed: their operands, a program's panels among them, do not all fit into the caches. Figures are medians of
-ratios of one turn. A shape slower than NumPy is measured again, three times as long, and that counts. Printed are
+packed beforehand, as a Linear's weight is in inference. All contenders and the FMA roof take turns, each after runs
+that are not timed: their operands, a program's panels among them, do not all fit into the caches. Figures are medians
+of ratios of one turn. A shape slower than NumPy is measured again, three times as long, and that counts. Printed are
 geometric means for each number of rows, every shape that is slower than NumPy, and at the end which goals are met.
 GRID_M, GRID_KN, GRID_FORMS, GRID_CUBES and GRID_ODD=0 take commas and pick a part. Two runs differ by about 3 %.
 """

@@ -6,6 +6,9 @@ Every optimizer takes
     groups: [{"params": PATTERN or [PATTERN, …], "lr": …, "weight_decay": …}, …], hyperparameters for
         the parameters whose name matches a shell pattern, such as "*.bias"; the first match counts. When the
         optimizer's lr changes, a group's lr changes in proportion.
+
+Steps are counted for all parameters together. One that is thawed later therefore begins with the bias correction
+of that step, where PyTorch counts its own; a new Trainer begins anew.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from .graph.autodiff import gradients
 from .graph.fuse import STEP_RULES, fuse
 from .graph.graph import Graph, is_borrowed, root
 from .graph.ids import IdRange, id_ranges
-from .graph.ops import apply
+from .graph.ops import Instr, apply
 from .graph.plan import Place, align, plan
 from .graph.program import Program, aligned_zeros, place_constants
 from .graph.tables import products_once_for_each_id
@@ -222,6 +222,7 @@ class Step:
 
     def run_gradients(self, seed: int, step: int, nthreads: int) -> None:
         """Forward and backward on rows 0, 1, … without an update."""
+        self.memory.gradient_bytes[:] = 0       # of parameters that the loss does not depend on
         self.program.executor.run(0, self.program.update_at, nthreads, seed, step)
 
 
@@ -287,6 +288,8 @@ def compile_step(
         nbytes = memory.gradient_bytes.nbytes
         update = [instruction(result) for (_, instruction), result in zip(updates, found, strict=True)]
         updated = {name for (name, _), done in zip(named, inside, strict=False) if done}
+        if optimizer.clip_norm is not None:     # the norm of all: another program may have left gradients of others
+            update += [Instr("fill", (Place("gradients", p.offset),), (p.size,), (0.0,)) for p in _others(model, named)]
         update += optimizer.instructions(named, nbytes, updated)
         if optimizer.clip_norm is not None:
             segments["clip"] = aligned_zeros(align(optimizer.clip_bytes(nbytes)))
@@ -310,6 +313,12 @@ def _gradients(value: Tensor, model: Module, trace: Trace) -> tuple[list[tuple[s
     if not named:
         raise ValueError("nothing to train: the loss depends on no parameter with requires_grad")
     return named, outputs
+
+
+def _others(model: Module, named: list[tuple[str, Parameter]]) -> list[Parameter]:
+    """The parameters that are trained, but not by this program."""
+    names = {name for name, _ in named}
+    return [p for name, p in model.named_parameters() if p.requires_grad and name not in names]
 
 
 @contextmanager

@@ -184,7 +184,7 @@ MISTAKES = [
     (lambda: F.matmul(2.0, ones(3)), ValueError, "at least one axis"),
     (lambda: F.matmul(ones(2, 3, 4), ones(3, 4, 5)), ValueError, "batch axes .* do not broadcast"),
     (lambda: F.linear(ones(2, 3), ones(5, 4)), ValueError, r"expected input of shape \(…, 4\) .*found \(2, 3\)"),
-    (lambda: F.linear(ones(2, 4), ones(5, 4), ones(4)), ValueError, "do not broadcast"),
+    (lambda: F.linear(ones(2, 4), ones(5, 4), ones(4)), ValueError, r"bias of shape \(5,\), found \(4,\)"),
     (lambda: F.reshape(X, (7, -1)), ValueError, r"cannot reshape \(130,\)"),
     (lambda: F.reshape(X, (-1, -1)), ValueError, "cannot reshape"),
     (lambda: F.reshape(X, (-2, -65)), ValueError, "cannot reshape"),
@@ -325,3 +325,25 @@ def test_functions_that_move_axes():
         F.transpose(x, 1)
     with pytest.raises(ValueError, match="axis 3 is out of range"):
         F.unsqueeze(x, 3)
+
+
+def test_softplus_of_any_slope_takes_numbers_and_out():
+    out = np.empty((2, 3), np.float32)
+    assert F.softplus(np.ones((2, 3), np.float32), beta=2.0, out=out) is out
+    np.testing.assert_allclose(out, np.log1p(np.exp(2.0)) / 2, rtol=1e-6)
+    np.testing.assert_allclose(F.softplus(np.array([100, -100], np.int8), beta=2), [100, 0], atol=1e-6)
+    np.testing.assert_allclose(F.softplus([1.0, 2.0], beta=2.0), np.log1p(np.exp([2.0, 4.0])) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("function", "match"), [
+    (lambda: F.conv2d(np.ones((1, 1, 6, 7)), np.ones((2, 1, 2, 2)), np.ones((5, 6, 2))), r"bias of shape \(2,\)"),
+    (lambda: F.conv_transpose2d(np.ones((1, 2, 3, 3)), np.ones((2, 3, 2, 2)), np.ones(1)), r"bias of shape \(3,\)"),
+    (lambda: F.linear(np.ones((2, 3)), np.ones((4, 3)), np.ones(1)), r"bias of shape \(4,\), found \(1,\)"),
+    (lambda: F.reshape(np.ones((4, 3)), (2.7, 6)), "integer"),
+    (lambda: F.group_norm(np.ones((2, 4, 3)), 1.5), "integer"),
+    (lambda: F.sum(np.ones((4, 3)), 1.5), "axis must be a whole number"),
+    (lambda: F.softmax(np.ones((4, 3)), dim=None), "axis must be a whole number"),
+])  # fmt: skip
+def test_shapes_and_numbers_that_nobody_means(function, match):
+    with pytest.raises((ValueError, TypeError), match=match):
+        function()

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from ..graph import ops
-from ..graph.tensor import Tensor
+from ..graph.tensor import Tensor, current
 from .dispatch import as_float, call
 from .unary import apply_unary
 
 
 def apply_binary(a: Tensor, b: Tensor, kind: str) -> Tensor:
     return ops.apply("binary", a, b, kind=kind)
+
+
+def add_bias(y: Tensor, bias: Tensor | None) -> Tensor:
+    """y + bias, one number for each place of y's last axis. ValueError for a bias of another shape."""
+    if bias is None:
+        return y
+    if bias.shape != y.shape[-1:]:
+        trace = current()
+        raise ValueError(
+            f"{trace.where() if trace else ''}expected a bias of shape {y.shape[-1:]}, found {bias.shape}"
+        )
+    return apply_binary(y, bias, "add")
 
 
 def _binary(kind: str, a, b):
@@ -103,4 +115,7 @@ def softplus(x, beta: float = 1.0, threshold: float = 20.0, out=None):
     """log(1 + e^(beta·x))/beta; x itself where beta·x > threshold."""
     if beta == 1.0 and threshold == 20.0:
         return apply_unary(x, out, "softplus", 0.0)
-    return where(greater(x * beta, threshold), x, apply_unary(x * beta, None, "softplus", 0.0) / beta)
+    x = as_float(x)
+    scaled = mul(x, beta)
+    smooth = div(apply_unary(scaled, None, "softplus", 0.0), beta)
+    return call(_apply_where, (greater(scaled, threshold), x, smooth), out)

@@ -6,7 +6,7 @@ from ..checks import positive
 from ..graph import ops
 from ..graph.ops.conv import algorithm, output_extent
 from ..graph.tensor import Tensor
-from .arithmetic import apply_binary
+from .arithmetic import add_bias
 from .dispatch import as_float, call, floats
 from .images import extents, on_image
 
@@ -109,7 +109,7 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, dims: int, *, s
     else:
         weight = ops.apply("transpose", weight, axes=(2, 3, 1, 0))
         y = ops.apply("conv2d", x, weight, stride=stride, padding=padding, dilation=dilation, groups=groups)
-    return y if bias is None else apply_binary(y, bias, "add")
+    return add_bias(y, bias)
 
 
 def _repeated(x: Tensor, times: int) -> Tensor:
@@ -159,4 +159,4 @@ def _transposed_convolution(x: Tensor, weight: Tensor, bias, *, stride, padding,
     y = ops.apply(
         "conv2d_data", x, weight, stride=stride, padding=around, dilation=dilation, groups=groups, extent=extent
     )
-    return y if bias is None else apply_binary(y, bias, "add")
+    return add_bias(y, bias)

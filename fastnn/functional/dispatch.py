@@ -110,6 +110,8 @@ def as_float(x):
 
 
 def check_axis(axis: int, ndim: int) -> int:
+    if not isinstance(axis, (int, np.integer)):
+        raise TypeError(f"an axis must be a whole number, found {axis!r}")
     if not -ndim <= axis < ndim:
         raise ValueError(f"axis {axis} is out of range for {ndim} axes")
     return axis % ndim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,8 +57,8 @@ def group_norm(input, num_groups: int, weight=None, bias=None, eps: float = 1e-5
     weight, bias: (c) or None. ValueError where the groups do not divide c.
     """
     learned = [as_float(p) for p in (weight, bias) if p is not None]
-    return call(_apply_group_norm, (as_float(input), *learned), groups=int(num_groups), weight=weight is not None,
-                bias=bias is not None, eps=float(eps))  # fmt: skip
+    return call(_apply_group_norm, (as_float(input), *learned), groups=operator.index(num_groups),
+                weight=weight is not None, bias=bias is not None, eps=float(eps))  # fmt: skip
 
 
 def _apply_group_norm(x: Tensor, *learned: Tensor, groups: int, weight: bool, bias: bool, eps: float) -> Tensor:

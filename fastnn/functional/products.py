@@ -8,7 +8,7 @@ from ..graph import ops
 from ..graph.ops.elementwise import broadcast_shapes
 from ..graph.tensor import Tensor, current
 from ..kernels.table import KERNELS, packed_size
-from .arithmetic import apply_binary
+from .arithmetic import add_bias
 from .dispatch import as_float, call, floats
 from .shape import expand_to
 
@@ -64,9 +64,7 @@ def _apply_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
         )
     row = x.ndim == 1
     x = ops.apply("reshape", x, shape=(1, *x.shape)) if row else x
-    y = ops.linalg.matmul(x, weight, False, True)
-    if bias is not None:
-        y = apply_binary(y, bias, "add")
+    y = add_bias(ops.linalg.matmul(x, weight, False, True), bias)
     return ops.apply("reshape", y, shape=y.shape[1:]) if row else y
 
 

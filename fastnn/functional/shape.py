@@ -30,7 +30,7 @@ def _apply_reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def reshape(x, shape: Sequence[int]):
     """The same numbers under another shape; one extent may be -1."""
-    return call(_apply_reshape, (x,), shape=tuple(int(n) for n in shape))
+    return call(_apply_reshape, (x,), shape=tuple(map(operator.index, shape)))
 
 
 def flatten(x, start_dim: int = 0, end_dim: int = -1):
