@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, KeysView
+
 
 class History:
     """history: one list a quantity ("loss", "accuracy", "val_loss", …), one entry an epoch.
@@ -44,6 +46,16 @@ class History:
 
     def __getitem__(self, name: str) -> list[float]:
         return self.history[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.history
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.history)
+
+    def keys(self) -> KeysView[str]:
+        """Names of the quantities."""
+        return self.history.keys()
 
     def __repr__(self) -> str:
         last = ", ".join(f"{name}={values[-1]:.4g}" for name, values in self.history.items())

@@ -25,7 +25,7 @@ def test_train_with_everything(capsys):
     before = fastnn.load("digits.safetensors").state_dict()
     assert main(argv) == 0
     after = fastnn.load("digits.safetensors").state_dict()
-    assert "epoch" not in capsys.readouterr().out.split("seed 0")[1].replace("per epoch", "")
+    assert "epoch" not in capsys.readouterr().out.split("those of run.safetensors")[1].replace("per epoch", "")
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
@@ -37,6 +37,14 @@ def test_resumed_train_is_the_uninterrupted_one(capsys):
         assert main(argv) == 0
     whole, part = (open(name, "rb").read() for name in ("whole.safetensors", "part.safetensors"))
     assert whole == part
+
+
+def test_resuming_says_what_holds(capsys):
+    assert main(["train", "--epochs", "1", "--resume", "r.safetensors"]) == 0
+    assert "learning rate 0.001, schedule constant, seed 0" in capsys.readouterr().out
+    assert main(["train", "--epochs", "2", "--resume", "r.safetensors", "--lr", "0.1", "--seed", "5"]) == 0
+    out = capsys.readouterr().out
+    assert "learning rate, seed and epochs done: those of r.safetensors" in out and "0.1," not in out
 
 
 def test_early_stopping_ends_the_training(capsys):

@@ -8,7 +8,7 @@ import pytest
 from c_export import BOARDS, WARNINGS, Exported, run, tool
 
 import fastnn
-from fastnn import Trainer, cli, nn, optim
+from fastnn import Trainer, cli, data, nn, optim
 from fastnn import functional as F  # noqa: N812
 from fastnn.datasets import load_digits
 from fastnn.export import c99
@@ -311,6 +311,28 @@ def test_the_command_takes_features_as_they_are_in_the_file(tmp_path, monkeypatc
     assert command("predict", "data.safetensors", "--data", "data.csv", "--output", "out.csv") == 0
     expected = np.loadtxt(tmp_path / "out.csv", skiprows=1)
     np.testing.assert_allclose(Exported(tmp_path).on_host(X, "gcc", "-O2").reshape(-1), expected, rtol=2e-5)
+
+
+def test_eight_bits_come_with_the_standardisation(tmp_path, monkeypatch):
+    """Means and scales are macros of the header: by them, C's outputs are those of the quantised network."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    X = rng.normal([5, -300, 0.01], [1, 50, 0.002], (200, 3))
+    rows = [f"{a:.17g},{b:.17g},{c:.17g},{7 * a - b / 10 + 1000 * c:.17g}" for a, b, c in X]
+    (tmp_path / "data.csv").write_text("\n".join(["a,b,c,target", *rows]))
+    options = ["--task", "regression", "--target", "target", "--epochs", 40, "--hidden", 16, "--lr", 0.01]
+    assert command("train", "--data", "data.csv", *options) == 0
+    assert command("export", "data.safetensors", "--to", "c", "--int8", "--name", "q", "--data", "data.csv") == 0
+    text = (tmp_path / "q.h").read_text()
+    macro = {
+        key: np.array([float(v.rstrip("F")) for v in values.split(",")])
+        for key, values in re.findall(r"#define Q_((?:FEATURE|TARGET)_(?:MEANS|SCALES)) \{(.*)\}", text)
+    }
+    statistics = data.Preprocessing.from_metadata(fastnn.load("data.safetensors").metadata)
+    for kind, one in (("FEATURE", statistics.features), ("TARGET", statistics.target)):
+        np.testing.assert_allclose(macro[f"{kind}_MEANS"], one.mean, rtol=1e-8)
+        np.testing.assert_allclose(macro[f"{kind}_SCALES"], one.scale, rtol=1e-8)
+    assert re.search(r"y \* SCALES\[i\] \+ MEANS\[i\]", text) and text.index("FEATURE_MEANS") < text.index("#include")
 
 
 def test_the_command_reports_and_refuses(tmp_path, monkeypatch, capsys):

@@ -21,6 +21,7 @@ def test_iterations(batch_size, drop_last):
     assert data.iterations_per_epoch(N, batch_size, drop_last) == expected
     assert trainer.iteration == 3 * expected
     assert trainer.epoch == history.epochs == 3
+    assert "loss" in history and "val_loss" not in history and dict(history) == history.history
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

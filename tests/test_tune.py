@@ -26,7 +26,7 @@ SPACE = {"layers": [1, 2], "width": (8, 32, "log"), "lr": (1e-4, 1e-2, "log"), "
 
 def run(space=SPACE, build=None, **arguments):
     build = tune.MLPBuilder(X, Y) if build is None else build
-    return tune.search(build, X, Y, space, **{"n_trials": 6, "cv": 3, **arguments})
+    return tune.search(build, **{"X": X, "y": Y, "space": space, "n_trials": 6, "cv": 3, **arguments})
 
 
 def scores(result):
@@ -150,6 +150,21 @@ def test_a_storage_is_gone_on_from(tmp_path, file):
     assert len(result.trials) == 6 and time.perf_counter() > began
     assert scores(result) == scores(run(n_trials=6))
     assert len(run(n_trials=4, storage=path).trials) == 6          # enough already
+
+
+def test_a_storage_of_something_else_is_refused(tmp_path):
+    path = tmp_path / "search.journal"
+    run(n_trials=2, storage=path)
+    for changed, message in [
+        ({"X": X[:200], "y": Y[:200]}, "samples was 300, is 200"),
+        ({"X": X + 1}, "data and seed was"),
+        ({"metric": "loss", "direction": "maximize"}, "metric was accuracy, is loss"),
+        ({"epochs": 5}, "epochs was"),
+    ]:
+        with pytest.raises(ValueError, match=f"search 'fastnn' of something else: .*{message}"):
+            run(n_trials=3, storage=path, **changed)
+    assert len(run(n_trials=3, storage=path).trials) == 3
+    assert len(run(n_trials=2, storage=path, metric="loss", name="by loss").trials) == 2
 
 
 KILLED = """

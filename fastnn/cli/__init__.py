@@ -61,8 +61,9 @@ examples:
   fastnn export digits.safetensors --to onnx    digits.onnx, for any batch size
 
 Standardisation that train did becomes part of the first and the last layer:
-the exported network takes the features as they are in the data file. --int8
-takes the ranges of the activations from --data.
+the exported network takes the features as they are in the data file. With
+--int8, the header has the means and scales instead. --int8 takes the ranges of
+the activations from --data.
 """
 
 EVALUATE_EXAMPLE = """\

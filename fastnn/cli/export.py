@@ -56,8 +56,24 @@ def run(args: argparse.Namespace) -> int:
         f"the stack, {figures['MULTIPLY_ADDS']:,} multiply-adds a call"
     )
     if args.int8 and preprocessing is not None:
+        _add_standardisation(header, name, preprocessing)
         print("inputs are the standardised features, as 8-bit integers: the header tells how to convert them")
     return 0
+
+
+def _add_standardisation(header: Path, name: str, preprocessing: data.Preprocessing) -> None:
+    """Means and scales as macros of the header: an 8-bit layer has no room for them."""
+    lines = ["/* The network takes (x - MEANS[i]) / SCALES[i] of each feature, of images of each channel. */"]
+    parts = [("FEATURE", preprocessing.features)]
+    if preprocessing.target is not None:
+        lines[0] = lines[0][:-4] + ",\n   and gives y of each target, which stands for y * SCALES[i] + MEANS[i]. */"
+        parts.append(("TARGET", preprocessing.target))
+    for kind, one in parts:
+        for what, values in (("MEANS", one.mean), ("SCALES", one.scale)):
+            lines.append(f"#define {name.upper()}_{kind}_{what} {{{', '.join(f'{v:.9e}F' for v in values)}}}")
+    text = header.read_text(encoding="ascii")
+    at = text.index("#include <stdint.h>")
+    header.write_text(text[:at] + "\n".join(lines) + "\n\n" + text[at:], encoding="ascii")
 
 
 def _macro(header: str, key: str) -> int:

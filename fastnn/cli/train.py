@@ -220,7 +220,11 @@ def _describe(
     if trainer.transforms:
         print(f"transforms: {', '.join(map(images.shown, trainer.transforms))}")
     rate = args.lr if args.lr == "auto" else f"{args.lr:g}"
-    print(f"optimizer: {args.optimizer}, learning rate {rate}, schedule {args.schedule}, seed {args.seed}")
+    if args.resume and args.resume.exists():
+        print(f"optimizer: {args.optimizer}, schedule {args.schedule}")
+        print(f"learning rate, seed and epochs done: those of {args.resume}")
+    else:
+        print(f"optimizer: {args.optimizer}, learning rate {rate}, schedule {args.schedule}, seed {args.seed}")
 
 
 def _bytes(n: int) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 import fastnn
 from fastnn import data, datasets
-from fastnn.cli.options import check_output
+from fastnn.cli.options import UsageError, check_output
 from fastnn.cli.train import prepare
 
 # The network that `fastnn train` makes if it is told nothing.
@@ -29,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
     check_output(output, args.data)
     if args.plot is not None:
         check_output(args.plot, args.data, output, option="--plot")
+    if args.storage is not None and "://" not in args.storage and Path(args.storage).resolve() == output.resolve():
+        raise UsageError(f"--storage {args.storage}: is the model file to write; name another")
     if args.data is None and (args.target is not None or args.task == "regression"):
         raise data.DataError("--target and --task regression need --data: the bundled digits are classes")
     source = data.read(args.data, args.target, args.task) if args.data else datasets.digits()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -57,3 +58,15 @@ def make_folds(X, y, cv: int | float, seed: int) -> list[Fold]:  # noqa: N803
         validation, training = slice(ends[i], ends[i + 1]), slice(ends[i + 1], ends[i + cv])
         folds.append(Fold(X[training], y[training], X[validation], y[validation]))
     return folds
+
+
+def fingerprint(folds: list[Fold]) -> dict[str, int]:
+    """What tells the data of one search from another's: sizes, and a checksum of the samples that validate first."""
+    first = folds[0]
+    labels = first.y_validation
+    content = repr(labels.tolist()).encode() if labels.dtype.hasobject else np.ascontiguousarray(labels).tobytes()
+    return {
+        "folds": len(folds),
+        "samples": len(first.y) + len(labels),
+        "data and seed": zlib.crc32(np.ascontiguousarray(first.X_validation).tobytes(), zlib.crc32(content)),
+    }

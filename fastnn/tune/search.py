@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DivergenceError
-from .folds import Fold, make_folds
+from .folds import Fold, fingerprint, make_folds
 from .result import SearchResult
 from .reuse import Trainers
 from .space import FIT, Lists, check_names, distributions, grid, probes, stored
@@ -58,8 +58,9 @@ def search(
     prune: report every epoch and stop trials that fall behind; by default for "bayes" and "halving".
     timeout: seconds after which no new trial begins. first: hyperparameters to try before any others.
 
-    Raises ValueError before any training for an empty space, unknown names, values that build refuses, or a cv
-    larger than a class; ImportError without Optuna (extra `tune`).
+    Raises ValueError before any training for an empty space, unknown names, values that build refuses, a cv larger
+    than a class, or a storage with a search of this name on other data, metric or defaults; ImportError without
+    Optuna (extra `tune`).
     """
     import_optuna()
     _check(method, n_trials, n_jobs, epochs, batch_size, backend, direction)
@@ -80,6 +81,7 @@ def search(
     most = found["epochs"].high if hasattr(found.get("epochs"), "high") else epochs
     setup = {
         "method": method, "prune": prune, "seed": seed, "name": name, "direction": direction, "epochs": most,
+        "about": {**fingerprint(folds), "metric": _name_of(metric), **{k: int(v) for k, v in defaults.items()}},
     }
     threads = 1 if n_jobs > 1 else None
     job = _Job(build, folds, found, defaults, metric, prune, seed, threads, verbose, points)
@@ -103,10 +105,14 @@ def search(
     complete = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
     if not complete:
         raise ValueError(f"none of the {len(study.trials)} trials of the search was completed")
-    result = SearchResult(study, metric if isinstance(metric, str) else getattr(metric, "__name__", "metric"))
+    result = SearchResult(study, _name_of(metric))
     if refit:
         result.trainer = job.refit(result.best_params, X, y)
     return result
+
+
+def _name_of(metric: str | Callable) -> str:
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", "metric")
 
 
 class _Job:

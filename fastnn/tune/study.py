@@ -23,7 +23,7 @@ def import_optuna():
 
 
 def open_study(setup: dict, store):
-    """The study of that name in the storage, new or as it stands."""
+    """The study of that name in the storage, new or as it stands. ValueError where it is about something else."""
     optuna = import_optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     method, seed = setup["method"], setup["seed"]
@@ -38,10 +38,18 @@ def open_study(setup: dict, store):
             pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
         else:
             pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=max(1, setup["epochs"] // 10))
-    return optuna.create_study(
+    study = optuna.create_study(
         storage=store, sampler=sampler, pruner=pruner, study_name=setup["name"], direction=setup["direction"],
         load_if_exists=True,
     )
+    found, about = study.user_attrs.get("about"), setup["about"]
+    if found is None:
+        study.set_user_attr("about", about)
+    elif found != about:
+        other = ", ".join(f"{k} was {found.get(k)}, is {v}" for k, v in about.items() if found.get(k) != v)
+        raise ValueError(f"the storage holds a search {setup['name']!r} of something else: {other}; give another "
+                         "storage, or another name")
+    return study
 
 
 def _numbered_sampler(optuna, seed: int):
