@@ -207,7 +207,11 @@ cdef void reduce_columns(int64_t kind, float *y, const float *x, int64_t r, int6
 
 # v[n][LANES] = x[count][n]ᵀ, zeros in idle lanes.
 cdef inline void rows_to_lanes(float *v, const float *x, int64_t count, int64_t n) noexcept nogil:
-    pack_panel(v, x, n, count, LANES // VL, 1, n)
+    if n > 1:
+        pack_panel(v, x, n, count, LANES // VL, 1, n)
+        return
+    memset(v, 0, LANES * sizeof(float))             # a panel of a row-major matrix would read whole vectors
+    memcpy(v, x, count * sizeof(float))
 
 
 # y[count] over rows of r <= FEW numbers, count <= LANES.
