@@ -34,12 +34,9 @@ cdef void cross_entropy_lanes(float *loss, float *weight, float *dx, const float
     cdef int j
     cdef float wc
     rows_to_lanes(v, x + row * n, count, n)                         # zeros in idle lanes, which are not stored
+    top_of_lanes(top, v, n)
     for j in range(32):
-        top[j] = v[j]
         smooth[j] = <float>0.0
-    for c in range(1, n):
-        for j in range(32):
-            top[j] = maximum_(top[j], v[c * 32 + j])
     for j in range(count):
         label = labels[row + j]
         wt[j] = <float>0.0

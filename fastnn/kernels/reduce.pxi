@@ -206,7 +206,7 @@ cdef void reduce_columns(int64_t kind, float *y, const float *x, int64_t r, int6
 
 
 # v[n][LANES] = x[count][n]ᵀ, zeros in idle lanes.
-cdef inline void rows_to_lanes(float *v, const float *x, int64_t count, int64_t n) noexcept nogil:
+cdef void rows_to_lanes(float *v, const float *x, int64_t count, int64_t n) noexcept nogil:
     if n > 1:
         pack_panel(v, x, n, count, LANES // VL, 1, n)
         return
@@ -214,7 +214,12 @@ cdef inline void rows_to_lanes(float *v, const float *x, int64_t count, int64_t 
     memcpy(v, x, count * sizeof(float))
 
 
-# y[count] over rows of r <= FEW numbers, count <= LANES.
+# The maximum of each lane of v[n][LANES].
+cdef void top_of_lanes(float *top, const float *v, int64_t n) noexcept nogil:
+    reduce_columns_of(RED_MAX, LANES, top, v, n, LANES, <float>1.0)
+
+
+# y[count] over rows of r <= FEW numbers, count <= LANES. Only sums have a factor.
 cdef void reduce_short_rows(int64_t kind, float *y, const float *x, int64_t count, int64_t r,
                             float scale) noexcept nogil:
     cdef float v[FEW * LANES]
@@ -223,9 +228,9 @@ cdef void reduce_short_rows(int64_t kind, float *y, const float *x, int64_t coun
     if kind == RED_SUM:
         reduce_columns_of(RED_SUM, LANES, z, v, r, LANES, scale)
     elif kind == RED_MAX:
-        reduce_columns_of(RED_MAX, LANES, z, v, r, LANES, scale)
+        top_of_lanes(z, v, r)
     else:
-        reduce_columns_of(RED_MIN, LANES, z, v, r, LANES, scale)
+        reduce_columns(RED_MIN, z, v, r, LANES, LANES, <float>1.0)
     memcpy(y, z, count * sizeof(float))
 
 

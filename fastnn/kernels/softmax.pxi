@@ -74,7 +74,7 @@ cdef void softmax_short_rows(float *y, const float *x, int64_t count, int64_t n,
     if not log:                                     # which needs no logarithms of v
         to = v
     rows_to_lanes(v, x, count, n)
-    reduce_columns_of(RED_MAX, LANES, top, v, n, LANES, <float>1.0)
+    top_of_lanes(top, v, n)
     for c in range(n):
         for j in range(LANES):
             v[c * LANES + j] = v[c * LANES + j] - top[j]
